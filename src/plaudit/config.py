@@ -1,0 +1,344 @@
+"""The options of a training run: `RewardConfig`, transformers' `TrainingArguments` with reward modelling's own."""
+
+import copy
+import dataclasses
+import functools
+import json
+import math
+import operator
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import parse_flag_from_env
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
+
+from plaudit.compat import OLDER_FIELDS, translate_config, translate_model_kwargs
+from plaudit.say import say
+
+if TYPE_CHECKING:
+    int_or_none = int
+else:
+
+    class int_or_none(int):
+        """What HfArgumentParser makes of a flag's text: a whole number, or None for the word none."""
+
+        def __new__(cls, text: str) -> int | None:
+            return None if text.strip().lower() == "none" else int(text)
+
+
+@dataclass(repr=False)  # transformers' own repr hides access tokens; the generated one would print them
+class RewardConfig(TrainingArguments):
+    """Options of `RewardTrainer`: all of `TrainingArguments`, and the fields below, which their help texts explain.
+
+    These defaults differ from transformers': logging_steps 10, gradient_checkpointing True, learning_rate 1e-4, bf16
+    where an accelerator supports it, logging_nan_inf_filter False. Fields that transformers has renamed or dropped
+    since the older trainers are accepted as `compat.translate_config` says.
+
+    ValueError for a value, or a combination, that cannot work or would have no effect.
+    """
+
+    logging_steps: float = field(
+        default=10, metadata={"help": "Log every so many steps; below 1, a share of all training steps."}
+    )
+    # A non-finite loss must be seen, and looking for one at each micro-batch makes the device wait.
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave non-finite losses out of the logged mean, which hides them."}
+    )
+    learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate of the optimizer."})
+    gradient_checkpointing: bool | None = field(
+        default=True,
+        metadata={
+            "help": "Compute activations again in the backward pass instead of keeping them: less memory, more time. "
+            "The older name of activation_checkpointing, which wins where it is given."
+        },
+    )
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Mixed precision in bfloat16. Unset: yes on an accelerator that supports it, unless fp16 is set; "
+            "no on a CPU or MPS.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
+
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Keyword arguments of from_pretrained, as a dict or JSON, for a model given by its name or path. "
+            "output_router_logits=true adds a mixture-of-experts model's load-balancing loss."
+        },
+    )
+    chat_template_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the chat template comes from: a Jinja file, a tokenizer's directory or its name on the Hub. "
+            "From a tokenizer, the special tokens of its template are added too."
+        },
+    )
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "Switch off all dropout in the model, that of attention included."}
+    )
+    dataset_num_proc: int | None = field(
+        default=None, metadata={"help": "Number of processes that prepare the data; not used for streamed data."}
+    )
+    eos_token: str | None = field(
+        default=None, metadata={"help": "Token that ends a sequence. Unset: the tokenizer's."}
+    )
+    pad_token: str | None = field(
+        default=None,
+        metadata={
+            "help": "Token used for padding. Unset: the tokenizer's, else one that the vocabulary reserves for it, "
+            "else eos_token."
+        },
+    )
+    max_length: int_or_none | None = field(
+        default=1024,
+        metadata={"help": "Pairs with a side of more tokens than this are dropped, and counted. 'none' drops no pair."},
+    )
+    pad_to_multiple_of: int | None = field(
+        default=None, metadata={"help": "Pad the length of a batch to a multiple of this."}
+    )
+    center_rewards_coefficient: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of a loss term that pulls the mean reward to zero (Eisenstein et al. 2023, "
+            "arXiv:2312.09244, eq. 2). Recommended: 0.01."
+        },
+    )
+    activation_offloading: bool = field(
+        default=False, metadata={"help": "Keep activations in the CPU's memory between forward and backward pass."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Allow models and tokenizers whose code comes with them from the Hub."}
+    )
+    packing: str = field(
+        default="auto",
+        metadata={
+            "help": "How pairs are laid out. 'auto': as a tree in which tokens that sides share are computed once, "
+            "where a check at the start shows that this model's rewards stay the same; else padded. 'off': padded.",
+            "choices": ["auto", "off"],
+        },
+    )
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the fields that the caller gave, rather than left at their defaults.
+
+        Where the caller gave every field, as a command line's parser and `dataclasses.replace` do, only the values
+        that differ from the defaults can be told from the rest.
+        """
+        return self.__dict__.get("_given", frozenset())
+
+    def __post_init__(self) -> None:
+        """Resolve and check the values: transformers' defaults are not ours, and it would change callers' dicts."""
+        # A dataclass derived from this one has its own constructor, which has recorded nothing.
+        if "_given" not in self.__dict__:
+            self._given = _given(type(self), vars(self))
+        self._detach_containers()
+        self.model_init_kwargs = _model_init_kwargs(self.model_init_kwargs)
+        if self.chat_template_path is not None:
+            self.chat_template_path = os.fspath(self.chat_template_path)
+        if self.report_to is None:
+            self.report_to = "none"
+        _check_own_fields(self)
+        _check_inherited_fields(self)
+        self._use_todays_checkpointing_name()
+        self._resolve_precision()
+        super().__post_init__()
+        if not self.average_tokens_across_devices and self.world_size > 1:
+            say(
+                "average_tokens_across_devices=False has no effect: the loss is always the mean over all pairs of all "
+                "processes"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values: transformers would hide ours that end in `_token`, and change a dict."""
+        own = copy.copy(self)
+        if isinstance(self.model_init_kwargs, dict):
+            own.model_init_kwargs = _copied(self.model_init_kwargs)
+        # Without arguments, super() would go on with self.
+        values = super(RewardConfig, own).to_dict()
+        return {**values, "eos_token": self.eos_token, "pad_token": self.pad_token}
+
+    def _detach_containers(self) -> None:
+        """Copy what transformers would change in place."""
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, dict | list | AcceleratorConfig):
+                # Values may be classes or open handles, so only plain containers are copied in depth.
+                setattr(self, each.name, _copied(value))
+
+    def _use_todays_checkpointing_name(self) -> None:
+        """Move the two fields that transformers renamed to their names of today, where it would warn instead."""
+        for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+            today = old.replace("gradient", "activation")
+            # Transformers before the renaming has the older field only.
+            if getattr(self, today, "no such field") is None:
+                setattr(self, today, getattr(self, old))
+
+    def _resolve_precision(self) -> None:
+        """Decide on bf16 where it was left open; where asked for on a CPU, it is the CPU's autocast."""
+        has_accelerator = torch.accelerator.is_available() or is_torch_xla_available()
+        on_cpu = self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+        if self.fp16 and (on_cpu or not has_accelerator):
+            where = "the CPU was asked for" if on_cpu else "this machine has none"
+            raise ValueError(f"fp16=True needs an accelerator, and {where}; set bf16=True, or leave both out")
+        if self.bf16 is None:
+            launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+            self.bf16 = not (self.fp16 or on_cpu or launched_with in ("fp16", "fp8")) and _supports_bf16()
+        if (self.bf16 or self.bf16_full_eval) and not has_accelerator:
+            # transformers refuses bf16 without an accelerator unless told that the CPU is meant.
+            self.use_cpu = True
+
+
+def from_training_arguments(args: TrainingArguments) -> RewardConfig:
+    """Return the values of plain `TrainingArguments` as a `RewardConfig`, our own fields at their defaults.
+
+    What `args` has resolved (precision, checkpointing, output_dir) stays as it is, and `args` is not changed.
+    """
+    if isinstance(args, RewardConfig):
+        return args
+    # Not to_dict(), which replaces access tokens by placeholders.
+    return RewardConfig(**{each.name: getattr(args, each.name) for each in dataclasses.fields(args) if each.init})
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return copy.copy(value) if isinstance(value, AcceleratorConfig) else value
+
+
+def _supports_bf16() -> bool:
+    """Return whether bf16 is a gain here: MPS and older GPUs only emulate it."""
+    if is_torch_xla_available():
+        return True
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None or accelerator.type == "mps":
+        return False
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(is_torch_bf16_gpu_available())
+
+
+def _model_init_kwargs(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"model_init_kwargs is not JSON: {value!r} ({error}); write it as "
+                """--model_init_kwargs '{"dtype": "bfloat16"}'"""
+            ) from None
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError(f"model_init_kwargs must be a dict or JSON of one, not {type(value).__name__}: {value!r}")
+    if "num_labels" in value:
+        raise ValueError(
+            f"model_init_kwargs holds num_labels={value['num_labels']!r}; leave it out, num_labels is always 1"
+        )
+    return translate_model_kwargs(value)
+
+
+def _check_own_fields(args: RewardConfig) -> None:
+    """ValueError where one of our fields has a value that cannot work."""
+    for name, none_means in (
+        ("max_length", "to drop no pair"),
+        ("pad_to_multiple_of", "to pad to the longest sequence"),
+        ("dataset_num_proc", "for one process"),
+    ):
+        value = getattr(args, name)
+        if value is not None:
+            setattr(args, name, _counting_number(name, value, none_means))
+    coefficient = args.center_rewards_coefficient
+    if coefficient is not None and not _is_weight(coefficient):
+        raise ValueError(
+            f"center_rewards_coefficient must be a finite number of at least 0, not {coefficient!r}; 0.01 is usual, "
+            "None leaves the term out"
+        )
+    for name in ("disable_dropout", "activation_offloading", "trust_remote_code"):
+        if not isinstance(getattr(args, name), bool):
+            raise ValueError(f"{name} must be True or False, not {getattr(args, name)!r}")
+    for name in ("eos_token", "pad_token"):
+        token = getattr(args, name)
+        if token is not None and not isinstance(token, str):
+            raise ValueError(f"{name} must be the token's text, not {token!r}; tokenizer.decode gives an id's text")
+    if args.packing not in ("auto", "off"):
+        raise ValueError(f"packing must be 'auto' or 'off', not {args.packing!r}")
+
+
+def _check_inherited_fields(args: RewardConfig) -> None:
+    """ValueError where an inherited option would have no effect."""
+    if args.label_smoothing_factor != 0:
+        raise ValueError(
+            f"label_smoothing_factor={args.label_smoothing_factor!r} has no meaning here, for pairs have no class "
+            "labels to smooth; leave it out, and for uncertain preferences give the data a 'margin' column"
+        )
+    if not args.eval_do_concat_batches:
+        raise ValueError(
+            "eval_do_concat_batches=False would have no effect: predictions are always one row a pair; leave it out, "
+            "or set batch_eval_metrics=True for metrics a batch"
+        )
+
+
+def _counting_number(name: str, value: Any, none_means: str) -> int:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}; None is the value {none_means}")
+    return number
+
+
+def _is_weight(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value) and value >= 0
+    except TypeError:
+        return False
+
+
+def _given(config: type[RewardConfig], values: dict[str, Any]) -> frozenset[str]:
+    """Return which of the values passed to the constructor the caller has given; see `RewardConfig.given`."""
+    inherited = {each.name for each in dataclasses.fields(TrainingArguments) if each.init}
+    if not inherited <= values.keys():
+        return frozenset(values)
+    return frozenset(
+        each.name for each in dataclasses.fields(config) if each.name in values and not _untouched(each, values)
+    )
+
+
+def _untouched(each: dataclasses.Field, values: dict[str, Any]) -> bool:
+    default = each.default if each.default is not dataclasses.MISSING else each.default_factory()  # type: ignore[misc, operator]
+    # The directory that transformers falls back to is in every copy of a config that was given none.
+    return values[each.name] in ([default, "trainer_output"] if each.name == "output_dir" else [default])
+
+
+def _accept_older_names(generated: Any) -> Any:
+    """Return the dataclass's constructor, which also takes the names in `compat.OLDER_FIELDS` and fills `given`."""
+    names = [each.name for each in dataclasses.fields(RewardConfig) if each.init]
+
+    @functools.wraps(generated)
+    def constructor(self: RewardConfig, *args: Any, **kwargs: Any) -> None:
+        values = dict(zip(names, args, strict=False)) | kwargs
+        if len(args) > len(names) or len(values) < len(args) + len(kwargs):
+            generated(self, *args, **kwargs)  # raises Python's own error for too many arguments, or one given twice
+        given = _given(type(self), {name: value for name, value in values.items() if name not in OLDER_FIELDS})
+        older = {name: value for name, value in values.items() if name in OLDER_FIELDS}
+        translated = translate_config({name: values[name] for name in values if name in given} | older)
+        self._given = frozenset(translated)
+        generated(self, **{name: value for name, value in values.items() if name not in older} | translated)
+
+    return constructor
+
+
+RewardConfig.__init__ = _accept_older_names(RewardConfig.__init__)  # type: ignore[method-assign]
