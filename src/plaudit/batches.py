@@ -1,0 +1,205 @@
+"""Who gets which pair: the micro-batches of every process, evened out with fillers of weight 0."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from datasets import Dataset, IterableDataset
+from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import seed_worker
+
+from plaudit.collate import COUNTS, INDEX, TOTAL, WEIGHT
+from plaudit.prepare import Rules, kept_rows, pair_lengths
+
+
+class Share(NamedTuple):
+    """One process's part of every global micro-batch. batch_size: pairs a process."""
+
+    batch_size: int
+    num_processes: int = 1
+    process: int = 0
+
+
+class Dealt(NamedTuple):
+    """One pair of a micro-batch: its row, whether it counts (1.0 or 0.0), and how many pairs count over all processes."""
+
+    row: Any
+    weight: float
+    total: int
+
+
+def deal(chunk: Sequence, share: Share) -> list[Dealt]:
+    """Return one process's part of a global micro-batch: equal sizes, in order, the last parts filled up.
+
+    chunk: the pairs of all processes, at least one. Every process gets the same number of rows, because a process
+    without a batch would leave the others waiting for its gradients.
+    """
+    size = -(-len(chunk) // share.num_processes)
+    mine = chunk[share.process * size : (share.process + 1) * size]
+    total = len(chunk)
+    return [Dealt(row, 1.0, total) for row in mine] + [Dealt(chunk[0], 0.0, total)] * (size - len(mine))
+
+
+class EpochOrder(Sampler):
+    """The rows' order, drawn anew each epoch from (seed, epoch) alone, so that all processes and a resumed run agree."""
+
+    def __init__(self, order: Any, seed: int) -> None:
+        self.order, self.seed, self.epoch = order, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[int]:
+        self.order.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(self.order)
+
+
+def train_order(dataset: Dataset, args: TrainingArguments) -> Any:
+    """Return the rows in the order of args.train_sampling_strategy, the same as Trainer's for the same seed."""
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if args.train_sampling_strategy == "sequential":
+        return SequentialSampler(dataset)
+    if args.train_sampling_strategy == "group_by_length":
+        lengths = pair_lengths(dataset).max(axis=1).tolist()
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return EpochOrder(LengthGroupedSampler(batch, lengths=lengths), seed)
+    return EpochOrder(RandomSampler(dataset), seed)
+
+
+class PairRows(torch.utils.data.Dataset):
+    """A prepared data set, read by micro-batches of Dealt rows; each row carries what the collator must know of it.
+
+    order: row numbers, re-iterable, `set_epoch` where the order changes with the epoch.
+    """
+
+    drop_last = False
+
+    def __init__(self, dataset: Dataset, order: Any, share: Share) -> None:
+        self.dataset, self.order, self.share = dataset, order, share
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, dealt: list[Dealt]) -> list[dict]:
+        columns = self.dataset[[row for row, _, _ in dealt]]
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return [_feature(row, one.row, one) for row, one in zip(rows, dealt, strict=True)]
+
+
+class DealtBatches(Sampler):
+    """One process's micro-batches of a PairRows: lists of Dealt row numbers."""
+
+    def __init__(self, pairs: PairRows) -> None:
+        self.pairs = pairs
+        self.batch_size, self.drop_last = pairs.share.batch_size, pairs.drop_last
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self.pairs.order, "set_epoch"):
+            self.pairs.order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        whole = self.batch_size * self.pairs.share.num_processes
+        return len(self.pairs) // whole if self.drop_last else -(-len(self.pairs) // whole)
+
+    def __iter__(self) -> Iterator[list[Dealt]]:
+        share = self.pairs.share
+        for chunk in _chunks(self.pairs.order, share.batch_size * share.num_processes, self.drop_last):
+            yield deal(chunk, share)
+
+
+class StreamedPairs(torch.utils.data.IterableDataset):
+    """One process's micro-batches of a prepared stream, ready for a collator.
+
+    Every process reads the whole stream and takes its part of each global micro-batch, so that all agree on what was
+    dropped and where the stream ends. Under several loader workers, datasets gives each worker shards of its own.
+    repeat: start again where the stream ends. Trainer takes max_steps of a stream for one epoch, and a resumed run finds
+    its place by counting the micro-batches from the beginning of that epoch.
+    """
+
+    drop_last = False
+
+    def __init__(
+        self, dataset: IterableDataset, split: str, rules: Rules, share: Share, drop: bool = True, repeat: bool = False
+    ) -> None:
+        self.dataset, self.split, self.rules, self.share, self.drop = dataset, split, rules, share, drop
+        self.repeat, self.epoch = repeat, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        counts: Counter = Counter()
+        for epoch in itertools.count(self.epoch):
+            self.dataset.set_epoch(epoch)
+            num_batches = 0
+            for num_batches, features in enumerate(self._one_pass(counts), 1):  # noqa: B007  # read after the loop
+                yield features
+            if not self.repeat or not num_batches:
+                return
+
+    def _one_pass(self, counts: Counter) -> Iterator[list[dict]]:
+        worker = torch.utils.data.get_worker_info()
+        rows = enumerate(row for _, row in kept_rows(self.dataset, self.split, self.rules, counts, self.drop))
+        chunks = _chunks(rows, self.share.batch_size * self.share.num_processes, self.drop_last)
+        chunk = next(chunks, None)
+        while chunk is not None:
+            # Read ahead, so that the last micro-batch also counts what was dropped after it.
+            following = next(chunks, None)
+            features = [_feature(one.row[1], one.row[0], one) for one in deal(chunk, self.share)]
+            features[0][COUNTS] = {"worker": worker.id if worker else 0, **counts}
+            yield features
+            chunk = following
+
+
+def make_loader(
+    pairs: PairRows | StreamedPairs, collate: Callable, args: TrainingArguments, device: torch.device, is_training: bool
+) -> DataLoader:
+    """Return the loader of one process's micro-batches, which come out on the device."""
+    streamed = isinstance(pairs, StreamedPairs)
+    options: dict[str, Any] = {
+        "collate_fn": collate,
+        # An evaluation's order is the stream's own, which several workers would interleave.
+        "num_workers": args.dataloader_num_workers if is_training or not streamed else 0,
+        # Pinning helps copies to an accelerator; without one torch only warns.
+        "pin_memory": args.dataloader_pin_memory and device.type != "cpu",
+        "in_order": args.dataloader_in_order,
+    }
+    if options["num_workers"]:
+        options["persistent_workers"] = args.dataloader_persistent_workers and is_training
+        options["multiprocessing_context"] = args.dataloader_multiprocessing_context
+        options["prefetch_factor"] = args.dataloader_prefetch_factor
+        if is_training:
+            seeded = partial(seed_worker, num_workers=options["num_workers"], rank=args.process_index)
+            options["worker_init_fn"] = seeded
+    options |= {"batch_size": None} if streamed else {"batch_sampler": DealtBatches(pairs)}
+    # One process, because the pairs are dealt already; accelerate moves the batches to the device.
+    return prepare_data_loader(
+        DataLoader(pairs, **options),
+        device=device,
+        num_processes=1,
+        process_index=0,
+        put_on_device=True,
+        dispatch_batches=False,
+        non_blocking=cast(Any, args.accelerator_config).non_blocking,
+    )
+
+
+def _feature(row: dict, index: int, dealt: Dealt) -> dict:
+    return {**row, INDEX: index if dealt.weight else -1, WEIGHT: dealt.weight, TOTAL: dealt.total}
+
+
+def _chunks(items: Iterable, size: int, drop_last: bool) -> Iterator[list]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        if drop_last and len(chunk) < size:
+            return
+        yield chunk

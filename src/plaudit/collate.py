@@ -1,0 +1,175 @@
+"""Token pairs to model inputs, chosen sequences first; the collators that users name, and the one the trainer wraps round them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plaudit import compat
+
+# What the trainer knows of each pair beyond its tokens; written by batches.py, read by PairCollator.
+INDEX, WEIGHT, TOTAL, COUNTS = "_index", "_weight", "_total", "_counts"
+BOOKKEEPING = (INDEX, WEIGHT, TOTAL, COUNTS)
+
+
+def pad(sequences: Sequence[Sequence[int]], value: int, pad_to_multiple_of: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return ids and attention mask, both shape (num_sequences, longest), padded on the right, as int64."""
+    longest = max(len(ids) for ids in sequences)
+    if pad_to_multiple_of:
+        longest += -longest % pad_to_multiple_of
+    ids = np.full((len(sequences), longest), value, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def token_pairs(examples: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the chosen and the rejected ids of the examples, under whichever of the accepted column names they have."""
+    for entry in compat.TOKEN_COLUMNS:
+        names: dict[str, Any] = dict(entry)
+        if names["chosen_ids"] in examples[0] and names["rejected_ids"] in examples[0]:
+            return (
+                [_attended(example, names["chosen_ids"], names["chosen_mask"]) for example in examples],
+                [_attended(example, names["rejected_ids"], names["rejected_mask"]) for example in examples],
+            )
+    raise ValueError(
+        f"the examples have the columns {sorted(examples[0])}, but a collator of pairs needs 'chosen_ids' and 'rejected_ids'"
+    )
+
+
+def _attended(example: Mapping[str, Any], ids: str, mask: str | None) -> list[int]:
+    if mask is None or mask not in example:
+        return list(example[ids])
+    return [token for token, kept in zip(example[ids], example[mask], strict=True) if kept]
+
+
+class DataCollatorForPreference:
+    """Token pairs to one padded batch of both sides: row i is pair i's chosen sequence, row num_pairs + i its rejected.
+
+    Gives `input_ids` and `attention_mask`, shape (2 * num_pairs, longest), and `margin`, float32, shape (num_pairs,),
+    where the examples have it. return_tensors: only "pt".
+    """
+
+    def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None = None, return_tensors: str = "pt") -> None:
+        _only_torch(return_tensors)
+        self.pad_token_id = pad_token_id
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.return_tensors = return_tensors
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        chosen, rejected = token_pairs(examples)
+        ids, mask = pad([*chosen, *rejected], self.pad_token_id, self.pad_to_multiple_of)
+        return {"input_ids": ids, "attention_mask": mask, **_margin(examples)}
+
+
+class RewardDataCollatorWithPadding:
+    """The oldest form: each side padded by the tokenizer on its own, in four entries.
+
+    Gives `input_ids_chosen`, `attention_mask_chosen`, `input_ids_rejected`, `attention_mask_rejected`, and `margin`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: str = "pt",
+    ) -> None:
+        _only_torch(return_tensors)
+        self.tokenizer = tokenizer
+        self.padding = padding
+        self.max_length = max_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.return_tensors = return_tensors
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        batch: dict[str, Tensor] = {}
+        for side, sequences in zip(("chosen", "rejected"), token_pairs(examples), strict=True):
+            padded = self.tokenizer.pad(
+                {"input_ids": sequences, "attention_mask": [[1] * len(ids) for ids in sequences]},
+                padding=self.padding,
+                max_length=self.max_length,
+                pad_to_multiple_of=self.pad_to_multiple_of,
+                return_tensors=self.return_tensors,
+            )
+            batch[f"input_ids_{side}"] = padded["input_ids"]
+            batch[f"attention_mask_{side}"] = padded["attention_mask"]
+        return {**batch, **_margin(examples)}
+
+
+class PairCollator:
+    """Any collator of pairs, its batch brought to one form, with what the trainer needs to count each pair once.
+
+    Adds `pair_index` (num_pairs,), the row in the data set, -1 for a filler; `pair_weight` (num_pairs,), 0 for a filler;
+    `num_pairs`, the real pairs of this micro-batch over all processes; `num_tokens`, this process's attended tokens of
+    real pairs; and, for streams, `counts`, what was dropped so far.
+    columns: for a collator of the user's, the names that the user's own data set gave the token columns.
+    """
+
+    def __init__(self, collator: Callable, pad_token_id: int, columns: Mapping[str, str] | None = None) -> None:
+        self.collator = collator
+        self.pad_token_id = pad_token_id
+        self.columns = dict(columns or {})
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        examples = [self._example(feature) for feature in features]
+        batch = merge_halves(dict(self.collator(examples)), self.pad_token_id)
+        if batch["input_ids"].shape[0] != 2 * len(examples):
+            raise ValueError(
+                f"the data collator made {batch['input_ids'].shape[0]} sequences of {len(examples)} pairs; it must give "
+                "every pair's chosen sequence first and then every pair's rejected one"
+            )
+        weight = torch.tensor([feature.get(WEIGHT, 1.0) for feature in features], dtype=torch.float32)
+        attended = batch["attention_mask"].sum(dim=-1).reshape(2, -1).sum(dim=0)
+        batch["pair_index"] = torch.tensor([feature.get(INDEX, -1) for feature in features], dtype=torch.int64)
+        batch["pair_weight"] = weight
+        batch["num_pairs"] = features[0].get(TOTAL, len(features))
+        batch["num_tokens"] = int(attended[weight > 0].sum())
+        if COUNTS in features[0]:
+            batch["counts"] = features[0][COUNTS]
+        return batch
+
+    def _example(self, feature: Mapping[str, Any]) -> dict[str, Any]:
+        example = {self.columns.get(name, name): value for name, value in feature.items() if name not in BOOKKEEPING}
+        for side in ("chosen", "rejected"):
+            if f"{side}_mask" in self.columns:
+                example[self.columns[f"{side}_mask"]] = [1] * len(feature[f"{side}_ids"])
+        return example
+
+
+def merge_halves(batch: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
+    """Return the batch with the four entries of the oldest form, if it has them, as one `input_ids` and `attention_mask`."""
+    if "input_ids" not in batch and "input_ids_chosen" in batch and "input_ids_rejected" in batch:
+        sides = [batch.pop("input_ids_chosen"), batch.pop("input_ids_rejected")]
+        masks = [batch.pop(f"attention_mask_{side}", None) for side in ("chosen", "rejected")]
+        longest = max(side.shape[1] for side in sides)
+        masks = [torch.ones_like(ids) if mask is None else mask for ids, mask in zip(sides, masks, strict=True)]
+        batch["input_ids"] = torch.cat([_widen(ids, longest, pad_token_id) for ids in sides])
+        batch["attention_mask"] = torch.cat([_widen(mask, longest, 0) for mask in masks])
+    if "input_ids" not in batch:
+        raise ValueError(
+            f"the data collator returned {sorted(batch)}; it must return input_ids and attention_mask with the chosen "
+            "sequences first, or input_ids_chosen, attention_mask_chosen, input_ids_rejected and attention_mask_rejected"
+        )
+    batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
+    return batch
+
+
+def _widen(tensor: Tensor, longest: int, value: int) -> Tensor:
+    return torch.nn.functional.pad(tensor, (0, longest - tensor.shape[1]), value=value)
+
+
+def _margin(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    if "margin" not in examples[0]:
+        return {}
+    return {"margin": torch.tensor([example["margin"] for example in examples], dtype=torch.float32)}
+
+
+def _only_torch(return_tensors: str) -> None:
+    if return_tensors != "pt":
+        raise ValueError(f"return_tensors: '{return_tensors}' is not supported; only 'pt' is")

@@ -1,0 +1,199 @@
+"""Texts and conversations to token ids: special tokens, the chat template, one batched tokenise."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+# What vocabularies call the token that they keep for padding, most specific first.
+RESERVED_PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>")
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each text with the tokenizer's special tokens, one BOS at most, ending in EOS if there is one."""
+    sequences = _ids(tokenizer, list(texts), add_special_tokens=True)
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    for ids in sequences:
+        # A text that was rendered before brings its own BOS, and the tokenizer has just added another.
+        if bos is not None and ids[:2] == [bos, bos]:
+            del ids[0]
+        if eos is not None and ids[-1:] != [eos]:
+            ids.append(eos)
+    return sequences
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
+    # Masks of ones take a quarter of the time, so they are not asked for.
+    return tokenizer(
+        texts,
+        add_special_tokens=add_special_tokens,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+
+
+def encode_conversations(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[list[dict]],
+    tools: Sequence[list | None],
+    template_kwargs: Sequence[dict],
+    where: Callable[[int], str],
+) -> list[list[int]]:
+    """Return the ids of each conversation as the chat template renders it, with nothing added.
+
+    where: names the row of the i-th conversation in an error. Raises ValueError where the template refuses one.
+    """
+    texts = []
+    for i, conversation in enumerate(conversations):
+        if has_blocks(conversation) and not takes_blocks(tokenizer):
+            raise ValueError(
+                f"{where(i)}: a message's content is a list of blocks, but this tokenizer's chat template takes text "
+                f"only; join the blocks' texts into one string, or set chat_template_path to a template that takes blocks"
+            )
+        try:
+            texts.append(render(tokenizer, conversation, tools[i], template_kwargs[i]))
+        # A template is a program of the model's authors: it raises TemplateError, TypeError, KeyError and more.
+        except Exception as error:
+            raise ValueError(
+                f"{where(i)}: the chat template refuses this conversation ({type(error).__name__}: {error}); "
+                f"its roles are {[message.get('role') for message in conversation]}; change the messages or set "
+                f"chat_template_path to a template that renders them"
+            ) from error
+    return _ids(tokenizer, texts, add_special_tokens=False)
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, conversation: list[dict], tools: list | None = None, kwargs: dict | None = None
+) -> str:
+    """Return the conversation as the chat template writes it, without a generation prompt."""
+    text = tokenizer.apply_chat_template(
+        conversation, tools=tools, tokenize=False, **{"add_generation_prompt": False, **(kwargs or {})}
+    )
+    return cast(str, text)
+
+
+def has_blocks(conversation: list[dict]) -> bool:
+    """Tell whether any message's content is a list of blocks instead of a text."""
+    return any(isinstance(message.get("content"), list) for message in conversation)
+
+
+def takes_blocks(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether the chat template writes a text block's text, rather than refusing it or printing the Python list."""
+    try:
+        text = render(tokenizer, [{"role": "user", "content": [{"type": "text", "text": "plauditprobe"}]}])
+    except Exception:
+        return False
+    return "plauditprobe" in text and "'type'" not in text and '"type"' not in text
+
+
+def require_chat_template(tokenizer: PreTrainedTokenizerBase, split: str) -> None:
+    """Raise ValueError with the cure where conversations have no template to be written with."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{split}: the rows are conversations, but the tokenizer '{tokenizer.name_or_path}' has no chat template; "
+            "set chat_template_path to a Jinja file, a tokenizer's directory or a Hub id"
+        )
+
+
+def adopt_chat_template(tokenizer: PreTrainedTokenizerBase, path: str, trust_remote_code: bool = False) -> int:
+    """Give the tokenizer the chat template at path and return how many special tokens it needed that were missing.
+
+    path: a Jinja file (its text, nothing else), a tokenizer's directory, or a Hub id.
+    """
+    if os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            tokenizer.chat_template = file.read()
+        return 0
+    try:
+        source = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"chat_template_path: '{path}' is neither a file, nor a tokenizer's directory, nor a Hub id that can be "
+            f"loaded ({reason}); correct the path"
+        ) from error
+    if not source.chat_template:
+        raise ValueError(f"chat_template_path: the tokenizer '{path}' has no chat template; name one that has")
+    tokenizer.chat_template = source.chat_template
+    known = tokenizer.get_vocab()
+    special = [token for token in source.added_tokens_decoder.values() if token.special]
+    missing = [
+        token for token in special if token.content in _text(source.chat_template) and token.content not in known
+    ]
+    # A template names the end of a turn by variable as often as by text.
+    named = [
+        source.special_tokens_map.get(f"{name}_token")
+        for name in ("bos", "eos")
+        if f"{name}_token" in _text(source.chat_template)
+    ]
+    missing += [
+        token for token in special if token.content in named and token.content not in known and token not in missing
+    ]
+    return (
+        tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
+        if missing
+        else 0
+    )
+
+
+def set_special_tokens(tokenizer: PreTrainedTokenizerBase, eos_token: str | None, pad_token: str | None) -> None:
+    """Set the EOS and the padding token: what the user asks for, else the vocabulary's own, else a reserved one, else EOS.
+
+    Raises ValueError for a token that is not in the vocabulary. Warns when padding and EOS are the same token.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for name, token in (("eos_token", eos_token), ("pad_token", pad_token)):
+        if token is not None and token not in vocabulary:
+            raise ValueError(
+                f"{name}: '{token}' is not in the vocabulary of '{tokenizer.name_or_path}'; "
+                "name a token that is, or add it to the tokenizer first"
+            )
+    if eos_token is not None:
+        tokenizer.eos_token = eos_token
+    if pad_token is not None:
+        tokenizer.pad_token = pad_token
+    elif tokenizer.pad_token is None:
+        reserved = [token for token in RESERVED_PAD_TOKENS if token in vocabulary and token != tokenizer.eos_token]
+        tokenizer.pad_token = reserved[0] if reserved else tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"the tokenizer '{tokenizer.name_or_path}' has neither a padding token nor an EOS to stand in for it; "
+            "set pad_token to a token of its vocabulary"
+        )
+
+
+def warn_if_pad_is_eos(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn once that the reward is then read one token before the end."""
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        warnings.warn(
+            f"the padding token is the EOS token '{tokenizer.eos_token}' (id {tokenizer.eos_token_id}), so the reward is "
+            "read at the last token that is not EOS, one token before the end; a server that reads the last token will "
+            "give other rewards. Set pad_token to another token of the vocabulary to read at the EOS.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of everything that decides which ids a text gets, and of nothing else (padding, call history)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        state.pop("padding", None)
+        state.pop("truncation", None)
+    else:
+        state = {"vocabulary": tokenizer.get_vocab(), "init": repr(sorted(tokenizer.init_kwargs.items(), key=str))}
+    parts: list[Any] = [type(tokenizer).__name__, state, tokenizer.special_tokens_map, tokenizer.chat_template]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _text(chat_template: str | dict) -> str:
+    """Return a tokenizer's template, or all its named templates, as one text."""
+    return chat_template if isinstance(chat_template, str) else "\n".join(chat_template.values())
