@@ -1,0 +1,228 @@
+"""Adapters: a classifier wrapped by PEFT with its head trained and saved, and adapters of every origin loaded back."""
+
+import copy
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import peft
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import (
+    get_peft_model_state_dict,
+    load_peft_weights,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+from plaudit.rewards import classifier_of, head_names
+from plaudit.say import say
+
+# What an adapter needs of its base and the base's own config may lack. Not config.json: beside an adapter, transformers
+# would take that file for a whole model's.
+BASE_FILE = "reward_base.json"
+
+
+def config_from_dict(values: dict[str, Any]) -> PeftConfig:
+    """Return the PeftConfig that a plain dict describes: of its `peft_type`, LoRA when it names none."""
+    values = copy.deepcopy(values)
+    kind = str(getattr(values.get("peft_type"), "value", values.get("peft_type", "LORA"))).upper()
+    values.pop("peft_type", None)
+    classes = {str(getattr(name, "value", name)): cls for name, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if kind not in classes:
+        near = get_close_matches(kind, classes, 1) or ["LORA"]
+        raise ValueError(f"peft_config: unknown peft_type '{kind}'; did you mean '{near[0]}'?")
+    known = [field.name for field in dataclasses.fields(classes[kind]) if field.init]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        near = get_close_matches(unknown[0], known, 1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"peft_config: {kind} has no field {unknown}{hint} Its fields are: {', '.join(sorted(known))}")
+    return classes[kind](**values)
+
+
+def wrap(model: PreTrainedModel, peft_config: PeftConfig | dict, checkpointing: bool, reentrant: bool) -> PeftModel:
+    """Return the classifier under a new adapter, its head trained and saved along; the caller's config is not changed.
+
+    checkpointing, reentrant: whether and how activations are recomputed, which quantized bases must know.
+    Raises ValueError for configurations that cannot carry a reward head.
+    """
+    config = config_from_dict(peft_config) if isinstance(peft_config, dict) else copy.deepcopy(peft_config)
+    _refuse_what_moves_the_read_out(config)
+    if config.task_type != TaskType.SEQ_CLS:
+        config.task_type = TaskType.SEQ_CLS
+    heads = head_names(model)
+    asked = list(config.modules_to_save or [])
+    config.modules_to_save = [*asked, *[name for name in heads if name not in asked]]
+    if not set(heads) & set(asked):
+        say(f"the adapter trains and saves the reward head ({', '.join(heads)}) along with its own weights")
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        model = prepare_model_for_kbit_training(
+            model,
+            use_gradient_checkpointing=checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": reentrant},
+        )
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:
+        # PEFT knows the usual target modules of the usual architectures only.
+        if getattr(config, "target_modules", "given") is not None or "target_modules" not in str(error):
+            asked_for = getattr(config, "target_modules", None)
+            raise ValueError(f"peft_config: {error} (target_modules: {asked_for})") from error
+        say(
+            f"PEFT knows no usual target modules for '{model.config.model_type}': the adapter is put on all linear layers"
+        )
+        config.target_modules = "all-linear"
+        wrapped = get_peft_model(model, config)
+    if checkpointing and reentrant:
+        wrapped.enable_input_require_grads()
+    return wrapped
+
+
+def _refuse_what_moves_the_read_out(config: PeftConfig) -> None:
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"peft_config: {kind} puts virtual tokens before the prompt, which moves the read-out to a padded position, "
+            "so the rewards would be wrong; use an adapter of the weights, such as LoraConfig()"
+        )
+    if not hasattr(config, "modules_to_save"):
+        raise ValueError(
+            f"peft_config: {kind} cannot keep another module's weights, so the trained reward head would be lost on "
+            "saving; use an adapter with modules_to_save, such as LoraConfig()"
+        )
+
+
+def is_adapter(path: str, **hub: Any) -> bool:
+    """Tell whether a directory or a Hub id holds an adapter instead of a whole model."""
+    if os.path.isdir(path):
+        return os.path.isfile(os.path.join(path, "adapter_config.json"))
+    found = cached_file(
+        path,
+        "adapter_config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+        **hub,
+    )
+    return found is not None
+
+
+def load(path: str, load_base: Callable[..., PreTrainedModel], trainable: bool = True, **hub: Any) -> PeftModel:
+    """Return the adapter at path on its base, loaded as a classifier, its head as it was trained.
+
+    load_base: a function from the base's name and the config values recorded beside the adapter to a classifier.
+    Raises ValueError where the base is missing; warns where the adapter brings no trained head.
+    """
+    config = PeftConfig.from_pretrained(path, **hub)
+    _refuse_what_moves_the_read_out(config)
+    name = config.base_model_name_or_path
+    if not name:
+        raise ValueError(
+            f"the adapter '{path}' does not say which base it belongs to; load the base and pass a PeftModel"
+        )
+    recorded = base_values(path)
+    vocabulary_size = recorded.pop("vocab_size", None)
+    if config.revision is not None:
+        recorded["revision"] = config.revision
+    try:
+        base = load_base(name, **recorded)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the base '{name}' of the adapter '{path}' cannot be loaded ({str(error).splitlines()[0]}); put it there, or "
+            "correct base_model_name_or_path in adapter_config.json"
+        ) from error
+    if vocabulary_size is not None and vocabulary_size > base.get_input_embeddings().weight.shape[0]:
+        base.resize_token_embeddings(vocabulary_size, mean_resizing=False)
+    config.inference_mode = not trainable
+    weights = load_peft_weights(path, device="cpu", **hub)
+    heads = head_names(base)
+    if any(f".{head}." in key for key in weights for head in heads):
+        config.task_type = TaskType.SEQ_CLS
+        return PeftModel.from_pretrained(base, path, is_trainable=trainable, config=config, **hub)
+    warnings.warn(
+        f"the adapter '{path}' holds no trained reward head ({', '.join(heads)}); the head is new and its rewards "
+        "mean nothing before training",
+        UserWarning,
+        stacklevel=2,
+    )
+    return _with_new_head(base, config, weights, "default")
+
+
+def _with_new_head(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Any], adapter: str) -> PeftModel:
+    """Return a classifier under adapter weights that were trained without its head, such as a language model's."""
+    config.task_type = TaskType.SEQ_CLS
+    # A classifier has no language model head, and PEFT wants every module of its list to be there.
+    config.modules_to_save = [name for name in config.modules_to_save or [] if name != "lm_head"] or None
+    model = peft.PeftModelForSequenceClassification(base, config, adapter_name=adapter)
+    own = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    head = {key: value for key, value in own.items() if any(f".{name}." in key for name in head_names(model))}
+    kept = {key: value for key, value in weights.items() if ".lm_head." not in key}
+    set_peft_model_state_dict(model, {**head, **kept}, adapter_name=adapter)
+    return model
+
+
+def base_values(path: str) -> dict[str, Any]:
+    """Return the config values that were recorded beside a local adapter, none for another tool's adapter."""
+    file = os.path.join(path, BASE_FILE)
+    if not os.path.isfile(file):
+        return {}
+    with open(file, encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+def base_values_of(model: PeftModel) -> dict[str, Any]:
+    """Return what the adapter's base must be loaded with for the trained rewards, and how many embeddings it then has."""
+    classifier = classifier_of(model)
+    text = classifier.config.get_text_config()
+    return {
+        "num_labels": 1,
+        "problem_type": "regression",
+        "pad_token_id": text.pad_token_id,
+        "eos_token_id": text.eos_token_id,
+        "vocab_size": classifier.get_input_embeddings().weight.shape[0],
+    }
+
+
+def save_base_values(model: PeftModel, path: str) -> None:
+    """Record beside an adapter what its base must be loaded with."""
+    with open(os.path.join(path, BASE_FILE), "w", encoding="utf-8") as stream:
+        json.dump(base_values_of(model), stream, indent=2)
+
+
+def rebuild_as_classifier(model: PeftModel, load_base: Callable[..., PreTrainedModel]) -> PeftModel:
+    """Return a classifier under the adapter weights of a PeftModel over a causal language model, with a new head.
+
+    The head that may have been trained with that adapter is not in such an object: PEFT dropped it on loading.
+    """
+    adapter = model.active_adapter if isinstance(model.active_adapter, str) else model.active_adapter[0]
+    config = copy.deepcopy(model.peft_config[adapter])
+    base = model.get_base_model()
+    name = config.base_model_name_or_path or base.config._name_or_path
+    if not name:
+        raise ValueError(
+            "the PeftModel is over a causal language model that does not say where it was loaded from, so it cannot be "
+            "loaded as a classifier; pass the adapter's directory or name instead of the object"
+        )
+    trainable = {key for key, value in model.named_parameters() if value.requires_grad}
+    config.inference_mode = not trainable
+    classifier = load_base(name, dtype=base.dtype)
+    weights = get_peft_model_state_dict(model, adapter_name=adapter)
+    rebuilt = _with_new_head(classifier, config, weights, adapter)
+    heads = set(head_names(rebuilt))
+    for key, value in rebuilt.named_parameters():
+        value.requires_grad_(key in trainable or any(f".{head}.modules_to_save." in key for head in heads))
+    warnings.warn(
+        "the PeftModel is over a causal language model: it was rebuilt as a classifier with its adapter's weights, but a "
+        "trained reward head was not in the object, so the head is new. To keep a trained head, pass the adapter's "
+        "directory or name, or load it with AutoPeftModelForSequenceClassification",
+        UserWarning,
+        stacklevel=4,
+    )
+    return rebuilt

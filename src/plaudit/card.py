@@ -1,0 +1,160 @@
+"""The model card: what was trained on what, how good it is, and code that returns the trained reward."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+FIGURES = ("loss", "accuracy", "ties", "margin", "min_reward", "mean_reward", "max_reward", "num_tokens")
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says.
+
+    path: what the snippet loads, a directory or a Hub id. kind: how the training rows were written ("standard",
+    "conversational" or "tokenized"). base_values: for an adapter, the keyword arguments that its base needs, else empty.
+    vocabulary_size: rows of the embeddings if they were grown, else None. evaluation: figures without their prefix, by set.
+    """
+
+    path: str
+    model_name: str
+    base_model: str | None = None
+    datasets: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    kind: str = "conversational"
+    base_values: Mapping[str, Any] = field(default_factory=dict)
+    vocabulary_size: int | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_card(facts: CardFacts) -> str:
+    """Return the card as Markdown with the YAML header that the Hub reads."""
+    parts = [
+        f"---\n{yaml.safe_dump(_header(facts), sort_keys=False, allow_unicode=True)}---",
+        f"# {facts.model_name}",
+        "A reward model: it gives one number to a conversation, higher for the answer that people prefer. "
+        "Only differences between rewards of answers to the same prompt have a meaning.",
+        "## Score with it",
+        f"```python\n{snippet(facts)}```",
+        _pipeline(facts),
+        "## Training",
+        _table({**facts.data, **facts.training}),
+        "The loss is the Bradley-Terry negative log-likelihood of the preferences "
+        "([Bradley and Terry, 1952](https://www.jstor.org/stable/2334029)).",
+    ]
+    if facts.evaluation:
+        parts += ["## Evaluation", _evaluation(facts.evaluation)]
+    parts += ["## Versions", _table(facts.versions)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def snippet(facts: CardFacts) -> str:
+    """Return Python that prints a reward exactly as it was in training; it needs transformers (and peft) only."""
+    lines = ["import torch"]
+    if facts.base_values:
+        lines.append("from peft import PeftModel")
+    lines += ["from transformers import AutoModelForSequenceClassification, AutoTokenizer", ""]
+    lines += [f"path = {json.dumps(facts.path)}", "tokenizer = AutoTokenizer.from_pretrained(path)"]
+    if facts.base_values:
+        keywords = "".join(f"    {name}={_literal(value)},\n" for name, value in facts.base_values.items())
+        lines += [
+            "base = AutoModelForSequenceClassification.from_pretrained(",
+            f"    {json.dumps(facts.base_model)},\n{keywords}    dtype=torch.float32,\n)",
+        ]
+        if facts.vocabulary_size is not None:
+            lines.append(f"base.resize_token_embeddings({facts.vocabulary_size})")
+        lines.append("model = PeftModel.from_pretrained(base, path).eval()")
+    else:
+        lines.append("model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()")
+    return "\n".join([*lines, "", *_tokenize_lines(facts.kind), "", *_score_lines()]) + "\n"
+
+
+def _tokenize_lines(kind: str) -> list[str]:
+    if kind == "conversational":
+        return [
+            "conversation = [",
+            '    {"role": "user", "content": "What color is the sky?"},',
+            '    {"role": "assistant", "content": "It is blue."},',
+            "]",
+            "text = tokenizer.apply_chat_template(conversation, tokenize=False)",
+            'ids = tokenizer(text, add_special_tokens=False)["input_ids"]',
+        ]
+    return [
+        'text = "The sky is blue."',
+        'ids = tokenizer(text)["input_ids"]',
+        "if tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id:",
+        "    ids.append(tokenizer.eos_token_id)",
+    ]
+
+
+def _score_lines() -> list[str]:
+    return [
+        "with torch.no_grad():",
+        "    reward = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids))).logits[0, 0].item()",
+        "print(reward)",
+    ]
+
+
+def _pipeline(facts: CardFacts) -> str:
+    text = "a text that the chat template rendered" if facts.kind == "conversational" else "a text that ends with EOS"
+    if not facts.base_values:
+        return (
+            f'`transformers.pipeline("text-classification", model={json.dumps(facts.path)})` returns the same number as `score` for '
+            f"{text}: the saved configuration asks for the raw output, without a sigmoid."
+        )
+    keywords = ", ".join(f"{json.dumps(name)}: {_literal(value)}" for name, value in facts.base_values.items())
+    return (
+        f'`transformers.pipeline("text-classification", model={json.dumps(facts.path)}, tokenizer={json.dumps(facts.path)}, '
+        f"model_kwargs={{{keywords}}})` returns the same number as `score` for {text}; the keyword arguments stand in for "
+        "what the base's own configuration lacks."
+    )
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def _header(facts: CardFacts) -> dict[str, Any]:
+    header: dict[str, Any] = {
+        "library_name": "peft" if facts.base_values else "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": list(dict.fromkeys(facts.tags)),
+        "model_name": facts.model_name,
+    }
+    # The Hub links this key to a repository, which a local directory is not.
+    if facts.base_model and not os.path.isdir(facts.base_model):
+        header["base_model"] = facts.base_model
+    if facts.datasets:
+        header["datasets"] = list(facts.datasets)
+    return {**header, **{name: value for name, value in facts.extra.items() if value is not None}}
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = [f"| {name} | {_cell(value)} |" for name, value in values.items() if value is not None]
+    return "\n".join(["| what | value |", "|---|---|", *rows]) if rows else ""
+
+
+def _evaluation(sets: Mapping[str, Mapping[str, float]]) -> str:
+    names = [name for name in FIGURES if any(name in figures for figures in sets.values())]
+    names += sorted({name for figures in sets.values() for name in figures} - set(names))
+    head = [f"| set | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    rows = [f"| {name} | {' | '.join(_cell(figures.get(key)) for key in names)} |" for name, figures in sets.items()]
+    note = "`accuracy` counts a tie as wrong; `margin` is the mean reward difference; each pair is counted once."
+    return "\n".join([*head, *rows, "", note])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        # A bar or a line break in a name would end the cell.
+        return str(value).replace("|", "\\|").replace("\n", " ")
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

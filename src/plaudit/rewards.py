@@ -1,0 +1,154 @@
+"""The only forward: a batch of sequences in, one float32 reward a sequence out.
+
+Shapes: N sequences, T tokens, H hidden size.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+
+HEAD_NAMES = ("score", "classifier", "classification_head")
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+# Decoders that bring a forward of their own which reads, like the generic one, the last token that is not padding;
+# tests/test_rewards.py compares each with it.
+READS_LAST_TOKEN = frozenset(
+    "biogpt bloom falcon gemma3 gpt2 gpt_bigcode gpt_neo gpt_neox gptj mpt openai-gpt opt zamba2".split()
+)
+
+
+@dataclass
+class RewardOutput(SequenceClassifierOutputWithPast):
+    """A classifier's output; `logits`, float32, shape (N, 1), are the rewards."""
+
+    router_logits: tuple[Tensor, ...] | None = None
+
+
+def classifier_of(model: nn.Module) -> nn.Module:
+    """Return the classifier inside whatever adapters, compilers and parallel wrappers are round it."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif isinstance(getattr(model, "module", None), nn.Module) and not isinstance(model, PreTrainedModel):
+            model = model.module
+        else:
+            return model
+
+
+def reads_last_token(model: nn.Module) -> bool:
+    """Tell whether the reward is a linear head's value at the last token that is not padding (decoders do, encoders not)."""
+    classifier = classifier_of(model)
+    if not isinstance(classifier, PreTrainedModel) or not hasattr(classifier, "score"):
+        return False
+    generic = type(classifier).forward is GenericForSequenceClassification.forward
+    return generic or classifier.config.model_type in READS_LAST_TOKEN
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Return the names of the classifier's top-level modules that make the reward from the base model's states."""
+    classifier = classifier_of(model)
+    base = getattr(classifier, getattr(classifier, "base_model_prefix", ""), None)
+    children = {name: child for name, child in classifier.named_children() if child is not base}
+    known = [name for name in HEAD_NAMES if name in children]
+    if base is None:
+        return known
+    return [name for name, child in children.items() if name in known or any(True for _ in child.parameters())]
+
+
+def attach(model: nn.Module) -> None:
+    """Make the model's own call compute float32 rewards: head in float32, outside autocast, at the read-out only.
+
+    Works on the instance, so that Trainer, DDP, FSDP, PEFT and checkpointing find the usual model. The head's weights
+    keep their type and are widened as they are used. Encoders and unknown heads keep their own forward. A plain
+    nn.Module is left as it is.
+    """
+    classifier = classifier_of(model)
+    if not isinstance(classifier, PreTrainedModel):
+        return
+    for name in head_names(model):
+        for module in getattr(classifier, name).modules():
+            if type(module) in IN_FLOAT32:
+                module.forward = MethodType(IN_FLOAT32[type(module)], module)
+            elif not any(True for _ in module.children()):
+                module.float()
+    if reads_last_token(model):
+        classifier.forward = MethodType(_decoder_forward, classifier)
+
+
+def rewards(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Return one float32 reward a sequence of the batch, shape (N,). batch: `input_ids`, `attention_mask`, each (N, T)."""
+    return read(outputs(model, batch))
+
+
+def outputs(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """Return what the model makes of the batch's tokens; everything else in the batch stays out of the model."""
+    return model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+
+
+def read(output: Any) -> Tensor:
+    """Return the rewards, float32, shape (N,), in a classifier's output, a tuple, or a bare tensor of one logit a row."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if logits is None:
+        logits = output["logits"] if isinstance(output, Mapping) else output[0]
+    if logits.dim() > 2 or (logits.dim() == 2 and logits.shape[1] != 1):
+        raise ValueError(
+            f"the model returned logits of shape {tuple(logits.shape)}; a reward model returns one logit a row"
+        )
+    return logits.reshape(-1).float()
+
+
+def read_out_positions(input_ids: Tensor, pad_token_id: int | None) -> Tensor:
+    """Return each row's last position whose id is not padding, shape (N,); where all is padding, 0.
+
+    By ids, as transformers does, and not by the mask: where padding is also EOS the two differ by one token.
+    """
+    if pad_token_id is None:
+        return torch.full((input_ids.shape[0],), input_ids.shape[1] - 1, device=input_ids.device)
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    return (positions * (input_ids != pad_token_id)).argmax(dim=-1)
+
+
+def _decoder_forward(
+    self: PreTrainedModel, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+) -> Any:
+    if input_ids is None or kwargs.get("labels") is not None:
+        return type(self).forward(self, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+    kwargs = {name: value for name, value in kwargs.items() if value is not None and name != "labels"}
+    as_tuple = kwargs.pop("return_dict", True) is False
+    kwargs.setdefault("use_cache", False)
+    if getattr(self.config, "output_router_logits", False):
+        kwargs.setdefault("output_router_logits", True)
+    base = getattr(self, self.base_model_prefix)(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+    last = read_out_positions(input_ids, self.config.get_text_config().pad_token_id)
+    states = base.last_hidden_state[torch.arange(input_ids.shape[0], device=input_ids.device), last]
+    output = RewardOutput(
+        logits=self.score(states),
+        past_key_values=base.get("past_key_values"),
+        hidden_states=base.get("hidden_states"),
+        attentions=base.get("attentions"),
+        router_logits=base.get("router_logits"),
+    )
+    return output.to_tuple() if as_tuple else output
+
+
+def _linear(self: nn.Linear, states: Tensor) -> Tensor:
+    with torch.autocast(device_type=states.device.type, enabled=False):
+        return F.linear(states.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+def _layer_norm(self: nn.LayerNorm, states: Tensor) -> Tensor:
+    weight, bias = (None if value is None else value.float() for value in (self.weight, self.bias))
+    return F.layer_norm(states.float(), self.normalized_shape, weight, bias, self.eps)
+
+
+# What heads are made of; anything else in a head has its weights cast to float32 instead.
+IN_FLOAT32: dict[type, Callable] = {nn.Linear: _linear, nn.LayerNorm: _layer_norm}

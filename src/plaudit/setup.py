@@ -1,0 +1,214 @@
+"""What the trainer is given, checked and brought to one form before anything is loaded on a device."""
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import accelerate
+import datasets
+import peft
+import torch
+import transformers
+from peft import PeftModel
+from torch import nn
+from transformers import TrainingArguments
+
+from plaudit import adapters, compat, tokens
+from plaudit import model as models
+from plaudit.card import CardFacts
+from plaudit.config import RewardConfig, from_training_arguments
+from plaudit.prepare import check_type
+from plaudit.rewards import classifier_of
+from plaudit.say import say
+
+
+def check_models(model: Any, model_init: Callable | None) -> None:
+    """Raise ValueError unless exactly one of the two says where the model comes from."""
+    if model is None and model_init is None:
+        raise ValueError("model is missing: pass a name, a path, a model, or model_init")
+    if model is not None and model_init is not None:
+        raise ValueError("model and model_init were both given; pass one of them")
+
+
+def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
+    """Raise ValueError or TypeError for data sets that are missing or of a kind that cannot be read."""
+    if train_dataset is None and eval_dataset is None:
+        raise ValueError("`train_dataset` is required (or an eval_dataset, if the trainer is only to evaluate)")
+    if train_dataset is not None:
+        check_type(train_dataset, "train")
+    if isinstance(eval_dataset, Mapping):
+        if not eval_dataset:
+            raise ValueError("eval_dataset is an empty dict; give at least one named data set, or None")
+        for name, dataset in eval_dataset.items():
+            check_type(dataset, f"eval_{name}")
+    elif eval_dataset is not None:
+        check_type(eval_dataset, "eval")
+
+
+def reward_config(args: Any, model: Any, max_length: int | None) -> RewardConfig:
+    """Return the configuration: the user's own, a plain TrainingArguments' values in ours, or the defaults."""
+    if args is None:
+        args = RewardConfig(output_dir=default_output_dir(model if isinstance(model, str) else name_of(model)))
+    elif not isinstance(args, TrainingArguments):
+        raise TypeError(f"args: expected a RewardConfig or a TrainingArguments, got {type(args).__name__}")
+    elif not isinstance(args, RewardConfig):
+        args = from_training_arguments(args)
+    given = args.max_length if "max_length" in args.given else None
+    longest = compat.older_argument("max_length", max_length, "args.max_length", given)
+    return args if max_length is None else _changed(args, max_length=longest)
+
+
+def default_output_dir(name: str) -> str:
+    """Return where a run goes that was told no place: the last part of the model's name, and `-Reward`."""
+    return f"{os.path.basename(os.path.normpath(name or 'model'))}-Reward"
+
+
+def name_of(model: Any) -> str:
+    """Return where a model object was loaded from, as far as it says; an empty string where it does not."""
+    config = getattr(classifier_of(model), "config", None) if isinstance(model, nn.Module) else None
+    return getattr(config, "_name_or_path", "") or ""
+
+
+def model_of(model: Any, args: RewardConfig) -> nn.Module:
+    """Return the checked classifier that a name, a path or an object stands for."""
+    if isinstance(model, str):
+        model = models.load(model, args.model_init_kwargs, args.trust_remote_code)
+    elif args.model_init_kwargs and not isinstance(model, PeftModel):
+        say("model_init_kwargs has no effect: the model was given as an object, not by its name", once=True)
+    return models.check(model, args.model_init_kwargs)
+
+
+def require_trainable(model: nn.Module) -> None:
+    """Raise ValueError where training would change nothing, as with a PeftModel that was loaded for inference."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        cure = "load it with is_trainable=True" if isinstance(model, PeftModel) else "unfreeze some of them"
+        raise ValueError(f"model: none of the weights of the {type(model).__name__} are trainable; {cure}")
+
+
+def fit_to_model(args: RewardConfig, model: nn.Module) -> RewardConfig:
+    """Return the configuration without what this model or machine cannot do, each said in one line."""
+    if args.activation_checkpointing:
+        reason = models.skip_checkpointing(model)
+        if reason is not None:
+            say(f"activation checkpointing is off: {reason}", once=True)
+            args = _changed(args, activation_checkpointing=False, gradient_checkpointing=False)
+    if args.n_gpu > 1:
+        # Replicas of a module would call the forward of the original on another device.
+        say(f"using one of {args.n_gpu} GPUs: start one process a GPU with torchrun or accelerate launch to use all")
+        args = _changed(args, _n_gpu=1)
+    return args
+
+
+def _changed(args: RewardConfig, **values: Any) -> RewardConfig:
+    """Return a copy with some values changed; the user's own object stays as it is."""
+    args = copy.copy(args)
+    for name, value in values.items():
+        setattr(args, name, value)
+    return args
+
+
+def processing_class_of(processing_class: Any, source: str, data_collator: Any, args: RewardConfig) -> tuple[Any, int]:
+    """Return the processing class, loaded where none was given, special tokens and template set, and its new tokens."""
+    if processing_class is None:
+        processing_class = getattr(data_collator, "tokenizer", None)
+    if processing_class is None and source:
+        processing_class = models.load_tokenizer(source, args.model_init_kwargs, args.trust_remote_code)
+    tokenizer = tokenizer_of(processing_class)
+    if tokenizer is None:
+        if data_collator is None:
+            raise ValueError("there is no tokenizer: pass one as processing_class (the model does not say where it is)")
+        return None, 0
+    new_tokens = 0
+    if args.chat_template_path is not None:
+        new_tokens = tokens.adopt_chat_template(tokenizer, args.chat_template_path, args.trust_remote_code)
+    tokens.set_special_tokens(tokenizer, args.eos_token, args.pad_token)
+    tokens.warn_if_pad_is_eos(tokenizer)
+    return processing_class, new_tokens
+
+
+def tokenizer_of(processing_class: Any) -> Any:
+    """Return the text tokenizer of a processing class, which a multi-modal processor carries inside."""
+    return getattr(processing_class, "tokenizer", processing_class)
+
+
+def card_facts(
+    trainer: Any,
+    output_dir: str,
+    model_name: str | None = None,
+    dataset_name: str | None = None,
+    tags: str | list[str] | None = None,
+    **extra: Any,
+) -> CardFacts:
+    """Return what the card of a trainer's model says. extra: further keys of the card's header, such as `license`."""
+    args, state = trainer.args, trainer.state
+    inner = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    classifier = classifier_of(inner)
+    is_adapter = isinstance(inner, PeftModel)
+    base_values: dict[str, Any] = {}
+    vocabulary_size = None
+    if is_adapter:
+        base_values = adapters.base_values_of(inner)
+        vocabulary_size = base_values.pop("vocab_size")
+        # Growing to the size that the base has already would only puzzle the reader of the snippet.
+        if vocabulary_size == models.stored_vocabulary_size(_base_name(inner, classifier)):
+            vocabulary_size = None
+    extra_tags = [tags] if isinstance(tags, str) else list(tags or [])
+    pushed = args.push_to_hub and (trainer.hub_model_id or args.hub_model_id)
+    return CardFacts(
+        path=pushed or output_dir,
+        model_name=model_name or os.path.basename(os.path.normpath(output_dir)),
+        base_model=_base_name(inner, classifier),
+        datasets=(dataset_name,) if dataset_name else (),
+        tags=(*models.TAGS, *extra_tags),
+        kind=trainer.data_kind,
+        base_values=base_values,
+        vocabulary_size=vocabulary_size,
+        data=_data_facts(trainer),
+        training=_training_facts(args, state),
+        evaluation=_evaluation_figures(state.log_history),
+        versions={module.__name__: module.__version__ for module in (transformers, torch, datasets, accelerate, peft)},
+        extra=extra,
+    )
+
+
+def _base_name(model: nn.Module, classifier: nn.Module) -> str | None:
+    if isinstance(model, PeftModel):
+        return model.peft_config[model.active_adapter].base_model_name_or_path
+    return getattr(getattr(classifier, "config", None), "_name_or_path", None) or None
+
+
+def _data_facts(trainer: Any) -> dict[str, Any]:
+    dataset = trainer.train_dataset
+    pairs = len(dataset) if hasattr(dataset, "__len__") else ("streamed" if dataset is not None else None)
+    return {"training pairs": pairs, "rows written as": trainer.data_kind}
+
+
+def _training_facts(args: RewardConfig, state: Any) -> dict[str, Any]:
+    last = next((entry for entry in reversed(state.log_history) if "accuracy" in entry), {})
+    pairs = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {
+        "optimizer steps": state.global_step,
+        "epochs": state.epoch,
+        "pairs a step": pairs,
+        "learning rate": float(args.learning_rate),
+        "max_length": args.max_length,
+        "center_rewards_coefficient": args.center_rewards_coefficient,
+        "seed": args.seed,
+        "tokens": last.get("num_tokens"),
+        "last logged loss": last.get("loss"),
+        "last logged accuracy": last.get("accuracy"),
+    }
+
+
+def _evaluation_figures(log_history: list[dict]) -> dict[str, dict[str, float]]:
+    """Return the newest figures of each evaluation set, without their prefix; the one unnamed set is called `eval`."""
+    sets: dict[str, dict[str, float]] = {}
+    for entry in log_history:
+        for prefix in [key.removesuffix("_mean_reward") for key in entry if key.endswith("_mean_reward")]:
+            figures = {
+                key.removeprefix(f"{prefix}_"): value for key, value in entry.items() if key.startswith(f"{prefix}_")
+            }
+            speed = ("runtime", "per_second", "model_preparation_time")
+            sets[prefix.removeprefix("eval_")] = {k: v for k, v in figures.items() if not k.endswith(speed)}
+    return sets

@@ -1,0 +1,508 @@
+"""RewardTrainer: the glue between data, collator, rewards, loss and logged metrics, on top of transformers' Trainer."""
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
+
+import torch
+from datasets import Dataset, IterableDataset
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
+
+from plaudit import adapters, compat, losses, setup
+from plaudit import model as models
+from plaudit.batches import PairRows, Share, StreamedPairs, make_loader, train_order
+from plaudit.card import model_card
+from plaudit.collate import DataCollatorForPreference, PairCollator
+from plaudit.config import RewardConfig
+from plaudit.metrics import RunningMetrics, pair_metrics
+from plaudit.prepare import Rules, check_type, prepare, say_dropped
+from plaudit.rewards import classifier_of, outputs, read, reads_last_token
+from plaudit.say import say
+from plaudit.scored import PADDING, ScoredPairs
+
+# Where a checkpoint's trainer_state.json keeps the interval that was open when it was written.
+STATE = "plaudit"
+
+
+class RewardTrainer(Trainer):
+    """A Trainer for outcome reward models, with all of Trainer's attributes and methods.
+
+    model: a Hub id or directory (of a whole model or an adapter), a sequence-classification model with one label, a
+    PeftModel of one, or any module whose forward takes `input_ids` and `attention_mask` and returns one logit a row.
+    args: a RewardConfig, or a TrainingArguments whose values are taken over; None for the defaults.
+    train_dataset, eval_dataset: preference pairs in any format of docs/formats.md, prepared here; evaluation sets may
+    come as a dict of name to data set. processing_class: the tokenizer, None for the model's own.
+    peft_config: a PeftConfig or a dict of one; the caller's object is not changed.
+    tokenizer, max_length: older names of processing_class and args.max_length.
+
+    Raises ValueError or TypeError, saying what to change, for anything that cannot be trained on.
+    Loss: Bradley and Terry (1952), in float32, the mean over all pairs of an optimizer step.
+    """
+
+    args: RewardConfig
+    model: Any
+    control: Any
+    train_dataset: Any
+    eval_dataset: Any
+    # compute_loss itself divides by the pairs of the whole optimizer step.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel | nn.Module | None = None,
+        args: RewardConfig | TrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Dataset | IterableDataset] | None = None,
+        processing_class: Any = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list | None = None,
+        optimizers: tuple = (None, None),
+        optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        peft_config: Any = None,
+        *,
+        model_init: Callable[..., nn.Module] | None = None,
+        tokenizer: Any = None,
+        max_length: int | None = None,
+    ) -> None:
+        processing_class = compat.older_argument("tokenizer", tokenizer, "processing_class", processing_class)
+        setup.check_models(model, model_init)
+        setup.check_datasets(train_dataset, eval_dataset)
+        self.args = setup.reward_config(args, model, max_length)
+        # A new head is drawn from this seed, so it must be set before the model is loaded.
+        set_seed(self.args.seed)
+        self.model_init = model_init
+        self._peft_config = peft_config
+        if model_init is not None:
+            model = super().call_model_init()
+        source = model if isinstance(model, str) else setup.name_of(model)
+        model = setup.model_of(model, self.args)
+        self.processing_class, self._new_tokens = setup.processing_class_of(
+            processing_class, source, data_collator, self.args
+        )
+        self.args = setup.fit_to_model(self.args, model)
+        model = self._adapt(model)
+        self._prepare_all(model, train_dataset, eval_dataset)
+        self._running = RunningMetrics()
+        self._made: nn.Module | None = model if model_init is not None else None
+        super().__init__(
+            model=model if model_init is None else None,
+            args=self.args,
+            data_collator=self._collator(data_collator),
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            processing_class=self.processing_class,
+            model_init=model_init,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        if self.args.activation_offloading and self.accelerator.device.type == "cpu":
+            say("activation_offloading has no effect on a CPU: the activations are in host memory already", once=True)
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Return what model_init makes, adapted as a given model is; Trainer calls this for every run and every trial."""
+        if self._made is not None:
+            made, self._made = self._made, None
+            return made
+        return self._adapt(setup.model_of(super().call_model_init(trial), self.args))
+
+    def _adapt(self, model: nn.Module) -> nn.Module:
+        return models.adapt(
+            model,
+            setup.tokenizer_of(self.processing_class),
+            peft_config=self._peft_config,
+            disable_dropout=self.args.disable_dropout,
+            disable_adapter_dropout=self.args.disable_dropout and "disable_dropout" in self.args.given,
+            checkpointing=bool(self.args.activation_checkpointing),
+            reentrant=bool(cast(dict, self.args.activation_checkpointing_kwargs or {}).get("use_reentrant", False)),
+            new_tokens=self._new_tokens,
+        )
+
+    # Data.
+
+    def _prepare_all(self, model: nn.Module, train_dataset: Any, eval_dataset: Any) -> None:
+        tokenizer = setup.tokenizer_of(self.processing_class)
+        self._pad_token_id = 0 if tokenizer is None else tokenizer.pad_token_id
+        pad_token_id = self._pad_token_id if reads_last_token(model) else None
+        token_of = None if tokenizer is None else tokenizer.convert_ids_to_tokens
+        self._rules = Rules(self.args.max_length, models.vocabulary_size(model), pad_token_id, token_of)
+        self._layout: Any = None
+        self._said_dropped: dict[str, int] = {}
+        self._counts: dict[tuple[str, int], dict] = {}
+        self.train_dataset = None if train_dataset is None else self._prepare(train_dataset, "train")
+        if isinstance(eval_dataset, dict):
+            self.eval_dataset = {name: self._prepare(data, f"eval_{name}") for name, data in eval_dataset.items()}
+        else:
+            self.eval_dataset = None if eval_dataset is None else self._prepare(eval_dataset, "eval")
+
+    @property
+    def data_kind(self) -> str:
+        """How the first data set's rows were written: "standard", "conversational" or "tokenized"."""
+        return self._layout.kind
+
+    def _prepare(self, dataset: Any, split: str, drop: bool = True) -> Dataset | IterableDataset:
+        check_type(dataset, split)
+        tokenizer = setup.tokenizer_of(self.processing_class)
+        # The first process writes datasets' cache, the others read it.
+        with self.args.main_process_first(desc=f"preparing {split}"):
+            prepared, layout = prepare(dataset, split, tokenizer, self._rules, self.args.dataset_num_proc, drop)
+        self._layout = self._layout or layout
+        return prepared
+
+    def _collator(self, data_collator: Callable | None) -> Callable:
+        self._own_collator = data_collator is None or type(data_collator) is DataCollatorForPreference
+        if data_collator is None:
+            return DataCollatorForPreference(self._pad_token_id, self.args.pad_to_multiple_of)
+        if not self._own_collator:
+            say(f"the data collator {type(data_collator).__name__} is used as it is, on the padded path", once=True)
+        return data_collator
+
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> DataLoader:
+        """Overridden because Trainer's loader repeats pairs to make processes even and cannot say which are repeats."""
+        share = Share(batch_size, self.args.world_size, self.args.process_index)
+        collate = PairCollator(self.data_collator, self._pad_token_id, self._user_columns())
+        if isinstance(dataset, IterableDataset):
+            split = "train" if is_training else description.lower()
+            drop = description != "test"
+            pairs: Any = StreamedPairs(dataset, split, self._rules, share, drop, repeat=is_training)
+        else:
+            pairs = PairRows(dataset, train_order(dataset, self.args) if is_training else range(len(dataset)), share)
+        pairs.drop_last = is_training and self.args.dataloader_drop_last
+        return make_loader(pairs, collate, self.args, self.accelerator.device, is_training)
+
+    def _user_columns(self) -> dict[str, str]:
+        """Return the token columns' names in the user's own data set, which a collator of the user's expects."""
+        if self._own_collator or self._layout is None or self._layout.kind != "tokenized":
+            return {}
+        return {name: column for name, column in self._layout.columns.items() if name.endswith(("_ids", "_mask"))}
+
+    # Training.
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Train as Trainer does. Raises ValueError where only evaluation was set up."""
+        if self.train_dataset is None:
+            raise ValueError("`train_dataset` is required to train; this trainer was given an eval_dataset only")
+        resume_from_checkpoint = compat.older_argument(
+            "model_path", kwargs.pop("model_path", None), "resume_from_checkpoint", resume_from_checkpoint
+        )
+        if kwargs:
+            raise TypeError(f"train() got unexpected arguments {sorted(kwargs)}")
+        setup.require_trainable(self.model)
+        self._running = RunningMetrics(self.accelerator.device)
+        self._kept_loss: dict | None = None
+        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self._say_counts()
+        return output
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Overridden to take up the token count and the open interval that a resumed checkpoint kept."""
+        result = super()._init_training_state(*args, **kwargs)
+        kept = cast(dict, self.state.stateful_callbacks).get(STATE)
+        if kept is not None:
+            self._running.restore(kept["num_tokens"], kept["interval"], self.is_world_process_zero())
+            self._kept_loss = kept["loss"]
+        return result
+
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Overridden because a resumed Trainer forgets the losses since the last log before the checkpoint."""
+        if self._kept_loss:
+            tr_loss += self._kept_loss["sum"]
+            self._globalstep_last_logged -= self._kept_loss["steps"]
+            self._kept_loss = None
+        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int | None:
+        """Return the pairs of the optimizer step over all processes; every loader knows them, so nothing is gathered."""
+        for batch in batch_samples:
+            if "counts" in batch:
+                counts = batch.pop("counts")
+                self._counts["train", counts.pop("worker")] = counts
+        if not batch_samples or "num_pairs" not in batch_samples[0]:
+            return None
+        return sum(batch["num_pairs"] for batch in batch_samples)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: int | Tensor | None = None,
+    ) -> Any:
+        """Return the loss of a micro-batch, scaled so that the step's micro-batches and processes add up to its mean.
+
+        num_items_in_batch: pairs of the whole optimizer step; None for the mean over this micro-batch alone.
+        """
+        with self._activations_offloaded():
+            output = outputs(model, inputs)
+        chosen, rejected = read(output).chunk(2)
+        weight = inputs.get("pair_weight", torch.ones_like(chosen))
+        total = torch.where(weight > 0, self._pair_losses(chosen, rejected, inputs.get("margin")), 0.0).sum()
+        if num_items_in_batch is None:
+            loss = total / weight.sum().clamp_min(1.0)
+        else:
+            loss = total * self.accelerator.num_processes / num_items_in_batch
+        balance = self._balance_loss(model, output, inputs, weight)
+        if balance is not None:
+            loss = loss + balance / (1 if num_items_in_batch is None else self.current_gradient_accumulation_steps)
+        if model.training and self.is_in_train:
+            self._running.add(chosen.detach(), rejected.detach(), weight, inputs.get("num_tokens", 0))
+            if self.accelerator.gradient_state.sync_gradients:
+                self._running.end_step()
+        return (loss, output) if return_outputs else loss
+
+    def _pair_losses(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None) -> Tensor:
+        """Return the loss of each pair, shape (num_pairs,), in float32."""
+        pair_losses = losses.bradley_terry(chosen, rejected, 0.0 if margin is None else margin.float())
+        if self.args.center_rewards_coefficient is not None:
+            centering = losses.centering(chosen, rejected)
+            pair_losses = pair_losses + self.args.center_rewards_coefficient * centering
+        return pair_losses
+
+    def _balance_loss(self, model: nn.Module, output: Any, inputs: Mapping[str, Any], weight: Tensor) -> Tensor | None:
+        """Return the experts' load-balancing loss, times its coefficient, of a model that gives its router's logits."""
+        router_logits = getattr(output, "router_logits", None)
+        if not router_logits:
+            return None
+        config = cast(PreTrainedModel, classifier_of(model)).config.get_text_config()
+        token_weight = inputs["attention_mask"] * weight.repeat(2).unsqueeze(-1)
+        balance = losses.load_balancing(router_logits, config.num_experts_per_tok, token_weight)
+        return config.router_aux_loss_coef * balance.to(weight.device)
+
+    def _activations_offloaded(self) -> contextlib.AbstractContextManager:
+        if self.args.activation_offloading and self.accelerator.device.type != "cpu" and torch.is_grad_enabled():
+            return torch.autograd.graph.save_on_cpu(pin_memory=True)
+        return contextlib.nullcontext()
+
+    # Logging and saving.
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Overridden to add the interval's reward metrics, also those still open when a run ends."""
+        if self.is_in_train and ("loss" in logs or "train_loss" in logs):
+            if self._running.num_steps:
+                logs.update(self._running.logs(self._running.reduce(self._gather_rows)))
+                self._running.clear()
+            self._say_counts()
+            if not self.args.logging_nan_inf_filter:
+                _require_finite(logs, self.state.global_step)
+        super().log(logs, start_time)
+
+    def _gather_rows(self, row: Tensor) -> Tensor:
+        return self.accelerator.gather(row.unsqueeze(0))
+
+    def _say_counts(self) -> None:
+        """Say how many pairs of a stream were dropped, whenever the number has grown."""
+        splits = {split for split, _ in self._counts}
+        for split in splits:
+            totals: dict[str, int] = {}
+            for (of, _), counts in self._counts.items():
+                for reason, count in counts.items() if of == split else ():
+                    totals[reason] = totals.get(reason, 0) + count
+            dropped = sum(count for reason, count in totals.items() if reason != "rows")
+            if dropped > self._said_dropped.get(split, 0):
+                say_dropped(totals, split)
+            self._said_dropped[split] = dropped
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Overridden to keep the token count and the open interval, and never to save what is not finite."""
+        interval = self._running.reduce(self._gather_rows)
+        if not self.args.logging_nan_inf_filter:
+            _require_finite({"reward": sum(interval["sums"])}, self.state.global_step)
+        open_loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean().item()
+        cast(dict, self.state.stateful_callbacks)[STATE] = {
+            "num_tokens": self._running.num_tokens,
+            "interval": interval,
+            "loss": {"sum": open_loss, "steps": self.state.global_step - self._globalstep_last_logged},
+        }
+        self._running.restore(self._running.num_tokens, interval, self.is_world_process_zero())
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Overridden to save the card, and beside an adapter what its base's config lacks."""
+        output_dir = output_dir or cast(str, self.args.output_dir)
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        inner = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if isinstance(inner, PeftModel):
+            adapters.save_base_values(inner, output_dir)
+        self._write_card(output_dir)
+
+    def create_model_card(  # type: ignore[override]  # the contract's order of arguments; push_to_hub names them
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the model card into args.output_dir. kwargs: `language`, `license` and the like, for the card's header."""
+        if self.is_world_process_zero():
+            self._write_card(cast(str, self.args.output_dir), model_name, dataset_name, tags, **kwargs)
+
+    def _write_card(self, output_dir: str, *args: Any, **kwargs: Any) -> None:
+        facts = setup.card_facts(self, output_dir, *args, **kwargs)
+        with open(os.path.join(output_dir, "README.md"), "w", encoding="utf-8") as file:
+            file.write(model_card(facts))
+
+    # Evaluation and prediction.
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Return the metrics of the evaluation sets, or of eval_dataset, which may be raw; a dict is taken set by set."""
+        if eval_dataset is not None and not isinstance(eval_dataset, (str, dict)):
+            eval_dataset = self._prepare(eval_dataset, metric_key_prefix)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def predict(self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test") -> Any:
+        """Return rewards, shape (num_pairs, 2), chosen first, in the data set's order, nothing dropped, and metrics.
+
+        Raises ValueError for a pair longer than max_length.
+        """
+        return super().predict(
+            self._prepare(test_dataset, metric_key_prefix, drop=False), ignore_keys, metric_key_prefix
+        )
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the batch's mean loss, its rewards, shape (num_pairs, 2), and zeros as labels, shape (num_pairs,)."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = read(outputs(model, inputs)).reshape(2, -1).T.contiguous()
+        loss = self._pair_losses(logits[:, 0], logits[:, 1], inputs.get("margin")).mean()
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, logits, torch.zeros_like(logits[:, 0])
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Overridden because Trainer's means of batch means count repeats and weigh short batches like full ones."""
+        model = self._model_for_evaluation()
+        self.callback_handler.eval_dataloader = dataloader
+        scored, metrics = ScoredPairs(), {}
+        for inputs in dataloader:
+            counts = inputs.pop("counts", {"worker": 0})
+            self._counts[metric_key_prefix, counts.pop("worker")] = counts
+            _, logits, labels = self.prediction_step(model, inputs, False, ignore_keys)
+            batch = self._batch_columns(inputs, cast(Tensor, logits), cast(Tensor, labels))
+            scored.add(inputs["pair_index"], inputs["num_tokens"], **batch)
+            if self.args.batch_eval_metrics and self.compute_metrics is not None:
+                one = ScoredPairs()
+                one.add(inputs["pair_index"], 0, **batch)
+                last = self.accelerator.gradient_state.end_of_dataloader
+                metrics = self.compute_metrics(self._prediction(self._gathered(one)), compute_result=last)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        self._say_counts()
+        whole = self._gathered(scored)
+        prediction = self._prediction(whole)
+        if self.compute_metrics is not None and not self.args.batch_eval_metrics:
+            metrics = self.compute_metrics(prediction)
+        figures = {
+            "loss": float(whole["losses"].astype("float64").mean()),
+            **pair_metrics(*whole["rewards"].T),
+            "num_tokens": whole["num_tokens"],
+            **denumpify_detensorize(metrics or {}),
+        }
+        if hasattr(self, "model_preparation_time"):
+            figures["model_preparation_time"] = self.model_preparation_time
+        prefix = f"{metric_key_prefix}_"
+        named = {key if key.startswith(prefix) else prefix + key: value for key, value in figures.items()}
+        nothing = self.args.prediction_loss_only if prediction_loss_only is None else False
+        return EvalLoopOutput(
+            predictions=cast(Any, None if nothing else prediction.predictions),
+            label_ids=None if nothing else prediction.label_ids,
+            metrics=named,
+            num_samples=len(whole["rewards"]),
+        )
+
+    def _batch_columns(self, inputs: Mapping[str, Any], logits: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Return what is kept of a scored batch, each with the pairs as its first dimension."""
+        processed = None
+        if self.preprocess_logits_for_metrics is not None:
+            processed = self.preprocess_logits_for_metrics(logits, labels)
+        ids = None
+        if "inputs" in self.args.include_for_metrics:
+            # Tokens in the second dimension, the one that batches and processes are padded in.
+            ids = inputs["input_ids"].reshape(2, len(logits), -1).permute(1, 2, 0).contiguous()
+        losses_of = self._pair_losses(logits[:, 0], logits[:, 1], inputs.get("margin"))
+        return {"rewards": logits, "losses": losses_of, "labels": labels, "processed": processed, "inputs": ids}
+
+    def _gathered(self, scored: ScoredPairs) -> dict[str, Any]:
+        pad = partial(self.accelerator.pad_across_processes, dim=1, pad_index=PADDING)
+        return scored.gather(self.accelerator.gather, pad)
+
+    def _prediction(self, whole: Mapping[str, Any]) -> EvalPrediction:
+        wanted = self.args.include_for_metrics
+        return EvalPrediction(
+            predictions=whole.get("processed", whole["rewards"]),
+            label_ids=whole["labels"],
+            inputs=whole["inputs"].transpose(0, 2, 1) if "inputs" in wanted else None,
+            losses=whole["losses"] if "loss" in wanted else None,
+        )
+
+    def _model_for_evaluation(self) -> nn.Module:
+        """Return the model in evaluation mode, prepared and cast as Trainer's own loop does before its first batch."""
+        model = self._wrap_model(self.model, training=False)
+        if not self.accelerator._models and model is self.model:
+            whole = self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.args.torch_compile)
+            model = (
+                self.accelerator.prepare(model)
+                if whole
+                else self.accelerator.prepare_model(model, evaluation_mode=True)
+            )
+            if self.is_fsdp_enabled:
+                self.model = model
+            if model is not self.model:
+                self.model_wrapped = model
+            if self.is_deepspeed_enabled:
+                self.deepspeed = self.model_wrapped
+        if not self.is_in_train and (self.args.fp16_full_eval or self.args.bf16_full_eval):
+            model = model.to(torch.float16 if self.args.fp16_full_eval else torch.bfloat16).to(self.args.device)
+        model.eval()
+        if callable(getattr(self.optimizer, "eval", None)):
+            self.optimizer.eval()
+        return model
+
+
+def _require_finite(figures: Mapping[str, Any], step: int) -> None:
+    for name, value in figures.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} at step {step}: training stops before a broken model is logged or saved; lower "
+                "learning_rate, add warm-up, or look for extreme values in the margin column; the last checkpoint is kept"
+            )

@@ -1,0 +1,417 @@
+"""The command: what it prints, what it returns, and how flags and files become options."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from plaudit import __version__, cli
+from plaudit.compat import OLDER_FIELDS
+from plaudit.config import RewardConfig
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    """A folder with a two-layer causal model of random weights, made as the examples make it."""
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-model"
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from tiny_model import make_model
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    make_model(folder, [(EXAMPLES / "data" / "pairs.jsonl").read_text(encoding="utf-8")])
+    return folder
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join((EXAMPLES / "data" / "pairs.jsonl").read_text(encoding="utf-8").splitlines()[:12]))
+    return file
+
+
+@pytest.fixture
+def options(tiny_model, pairs, tmp_path):
+    """The flags of a run of one step."""
+    return [
+        f"--model_name_or_path={tiny_model}",
+        f"--dataset_name={pairs}",
+        f"--output_dir={tmp_path / 'out'}",
+        *"--max_steps 1 --per_device_train_batch_size 4 --gradient_checkpointing false --save_strategy no".split(),
+    ]
+
+
+@pytest.fixture(scope="module")
+def parser():
+    return cli._train_parser()
+
+
+def config_file(folder, text):
+    file = folder / "run.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def run(capsys, *arguments):
+    """Return the exit code and what was printed to stdout and stderr."""
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        code = stopped.code
+    return code, *capsys.readouterr()
+
+
+# The words themselves.
+
+
+def test_help_lists_the_verbs(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(f"  {verb}" in out for verb in ("train", "demo"))
+
+
+def test_version_is_the_packages(capsys):
+    assert run(capsys, "--version")[:2] == (0, f"plaudit {__version__}\n")
+
+
+def test_an_unknown_verb_names_the_nearest(capsys):
+    code, _, err = run(capsys, "trian", "--config", "x.yaml")
+    assert code == 2
+    assert "unknown verb 'trian'; did you mean 'train'?; known: train, demo" in err
+
+
+def test_no_verb_is_a_usage_error(capsys):
+    code, _, err = run(capsys)
+    assert code == 2
+    assert "VERB" in err
+
+
+def test_the_module_runs_as_the_command_does():
+    done = subprocess.run([sys.executable, "-m", "plaudit", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"plaudit {__version__}\n"
+
+
+# Exit codes.
+
+
+def stand_in(monkeypatch, error):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setitem(cli.VERBS, "train", cli.Verb("", fail))
+
+
+@pytest.mark.parametrize("error", [ValueError("bad row"), FileNotFoundError("bad row"), ImportError("bad row")])
+def test_a_users_mistake_is_one_line_and_exit_code_1(capsys, monkeypatch, error):
+    stand_in(monkeypatch, error)
+    code, _, err = run(capsys, "train")
+    assert code == 1
+    assert err.startswith("plaudit train: error: bad row")
+    assert len(err.splitlines()) == 1
+
+
+def test_the_traceback_of_a_users_mistake_can_be_asked_for(monkeypatch):
+    stand_in(monkeypatch, ValueError("bad row"))
+    monkeypatch.setenv("PLAUDIT_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="bad row"):
+        cli.main(["train"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), TypeError("a fault of another library")])
+def test_an_unexpected_error_keeps_its_traceback(monkeypatch, error):
+    stand_in(monkeypatch, error)
+    with pytest.raises(type(error), match="a fault"):
+        cli.main(["train"])
+
+
+def test_an_interrupted_run_says_so_without_a_traceback(capsys, monkeypatch):
+    stand_in(monkeypatch, KeyboardInterrupt())
+    assert run(capsys, "train")[::2] == (130, "plaudit train: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lerning_rate", "1"], "unknown argument '--lerning_rate'; did you mean '--learning_rate'?"),
+        (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
+        (["--packing", "on"], "--packing: invalid choice: 'on'"),
+        (["--dataset_format", "shargpt"], "--dataset_format: invalid choice: 'shargpt'"),
+        (["--dataset_name", "x"], "--model_name_or_path is required"),
+        (["--model_name_or_path", "x"], "--dataset_name is required"),
+    ],
+)
+def test_arguments_that_cannot_be_understood_are_one_line_and_exit_code_2(capsys, arguments, message):
+    code, _, err = run(capsys, "train", *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+# Flags and files.
+
+
+def test_only_what_was_given_is_passed_on(parser):
+    assert cli._parse_train(parser, ["--learning_rate", "1e-3", "--bf16"]) == {"learning_rate": 1e-3, "bf16": True}
+
+
+def test_every_field_of_the_config_is_a_flag_and_in_the_help(parser):
+    text = parser.format_help()
+    for name in RewardConfig.__dataclass_fields__:
+        if RewardConfig.__dataclass_fields__[name].init:
+            assert f"--{name}" in text
+
+
+def test_the_help_shows_defaults(parser):
+    assert "(default: 1024)" in " ".join(parser.format_help().split())
+
+
+def test_a_yaml_file_gives_the_same_options_as_flags_do(parser, tmp_path):
+    file = config_file(
+        tmp_path,
+        """
+        learning_rate: 1e-4
+        max_steps: 3
+        eval_strategy: no
+        gradient-checkpointing: off
+        max_length: null
+        model_init_kwargs: {dtype: bfloat16, factor: 1e-3}
+        lora_target_modules: [q_proj, v_proj]
+        resume_from_checkpoint: true
+        """,
+    )
+    given = cli._parse_train(parser, ["--config", file])
+    kwargs = json.loads(given.pop("model_init_kwargs"))
+    assert kwargs == {"dtype": "bfloat16", "factor": 1e-3}
+    assert given == {
+        "learning_rate": 1e-4,
+        "max_steps": 3,
+        "eval_strategy": "no",
+        "gradient_checkpointing": False,
+        "max_length": None,
+        "lora_target_modules": ["q_proj", "v_proj"],
+        "resume_from_checkpoint": "true",
+    }
+
+
+def test_flags_win_over_the_file(parser, tmp_path):
+    file = config_file(tmp_path, "learning_rate: 1e-4\nseed: 7\n")
+    for arguments in (["--seed", "8", f"--config={file}"], ["--config", file, "--seed=8"]):
+        assert cli._parse_train(parser, arguments) == {"learning_rate": 1e-4, "seed": 8}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate: 1", "unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+        ("config: other.yaml", "unknown key 'config'"),
+        ("learning_rate: fast", r"learning_rate: invalid float value: 'fast'"),
+        ("max_steps: 1.5", "max_steps: invalid int value: '1.5'"),
+        ("learning_rate:", "learning_rate: has no value; give one, or leave the key out"),
+        ("bf16: perhaps", "bf16: Truthy value expected"),
+        ("- a\n- b", "holds a list, but must hold 'option: value' lines"),
+        ("a: [1", "is not YAML"),
+    ],
+)
+def test_a_config_file_that_is_wrong_is_named_with_its_key(parser, tmp_path, text, message):
+    with pytest.raises(ValueError, match=r"config file '.*run\.yaml'") as caught:
+        cli._parse_train(parser, ["--config", config_file(tmp_path, text)])
+    assert message in str(caught.value)
+
+
+def test_a_missing_config_file_is_named(capsys):
+    code, _, err = run(capsys, "train", "--config=nowhere.yaml")
+    assert (code, err) == (1, "plaudit train: error: config file 'nowhere.yaml' does not exist\n")
+
+
+def test_an_empty_config_file_gives_nothing(parser, tmp_path):
+    assert cli._parse_train(parser, ["--config", config_file(tmp_path, "# nothing yet\n")]) == {}
+
+
+@pytest.mark.parametrize("name", sorted(OLDER_FIELDS))
+def test_an_older_name_works_as_a_flag_and_as_a_key(parser, tmp_path, name):
+    text = {bool: "true", int: "3", float: "0.5", str: "word"}[OLDER_FIELDS[name].type]
+    value = {bool: True, int: 3, float: 0.5, str: "word"}[OLDER_FIELDS[name].type]
+    assert cli._parse_train(parser, [f"--{name}", text]) == {name: value}
+    assert cli._parse_train(parser, ["--config", config_file(tmp_path, f"{name}: {text}")]) == {name: value}
+
+
+def test_older_names_stay_out_of_the_help(parser):
+    text = parser.format_help()
+    assert not [name for name in OLDER_FIELDS if f"--{name} " in text]
+
+
+# What the options become.
+
+
+def test_adapter_flags_become_a_lora_config():
+    flags = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["all-linear"], "use_dora": True}
+    config = cli._peft_config(cli.ModelArguments(**flags), flags)
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 32, 0.05)
+    assert (config.target_modules, config.use_dora, config.task_type) == ("all-linear", True, "SEQ_CLS")
+
+
+def test_adapter_flags_without_use_peft_are_an_error():
+    with pytest.raises(ValueError, match="--lora_r has no effect without --use_peft; add --use_peft"):
+        cli._peft_config(cli.ModelArguments(lora_r=4), {"lora_r": 4})
+
+
+def test_quantized_weights_without_an_adapter_are_an_error():
+    with pytest.raises(ValueError, match="--load_in_4bit: quantized weights cannot be trained.* add --use_peft"):
+        cli._peft_config(cli.ModelArguments(load_in_4bit=True), {})
+
+
+def test_quantization_without_its_package_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'pip install "plaudit\[quant\]"'):
+        cli._model_init_kwargs(cli.ModelArguments(load_in_4bit=True), RewardConfig(output_dir=str(tmp_path)))
+
+
+def test_both_quantizations_at_once_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="--load_in_4bit and --load_in_8bit exclude each other"):
+        cli._model_init_kwargs(
+            cli.ModelArguments(load_in_4bit=True, load_in_8bit=True), RewardConfig(output_dir=str(tmp_path))
+        )
+
+
+def test_model_flags_join_model_init_kwargs(tmp_path):
+    config = RewardConfig(output_dir=str(tmp_path), model_init_kwargs={"dtype": "bfloat16", "token": "x"})
+    flags = cli.ModelArguments(dtype="bfloat16", model_revision="main", attn_implementation="sdpa")
+    assert cli._model_init_kwargs(flags, config) == {
+        "dtype": "bfloat16",
+        "token": "x",
+        "revision": "main",
+        "attn_implementation": "sdpa",
+    }
+    assert cli._model_init_kwargs(cli.ModelArguments(), RewardConfig(output_dir=str(tmp_path))) is None
+
+
+def test_a_model_flag_that_contradicts_model_init_kwargs_is_an_error(tmp_path):
+    config = RewardConfig(output_dir=str(tmp_path), model_init_kwargs={"dtype": "bfloat16"})
+    with pytest.raises(ValueError, match="--dtype float16 contradicts model_init_kwargs, where 'dtype' is 'bfloat16'"):
+        cli._model_init_kwargs(cli.ModelArguments(dtype="float16"), config)
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"), [("true", True), ("True", True), ("false", None), (None, None), ("out/step-1", "out/step-1")]
+)
+def test_a_resume_flag_is_the_last_checkpoint_or_a_path(value, taken):
+    assert cli._resume_from(value) is taken or cli._resume_from(value) == taken
+
+
+# Whole runs.
+
+
+def test_a_run_trains_saves_and_evaluates_on_held_out_rows(capsys, options, tmp_path):
+    code, out, _ = run(capsys, "train", *options, "--test_split_size", "4")
+    assert code == 0
+    assert out.rstrip().endswith(f"saved to {tmp_path / 'out'}")
+    figures = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert 0 <= figures["eval_accuracy"] <= 1
+    assert (tmp_path / "out" / "train_results.json").is_file()
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").num_labels == 1
+
+
+def test_use_peft_needs_no_further_flag_and_trains_the_head(capsys, options, tmp_path):
+    code, _, err = run(capsys, "train", *options, "--use_peft", "--learning_rate", "1e-2")
+    assert code == 0, err
+    from safetensors.torch import load_file
+
+    weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert any("score" in name for name in weights)
+    assert any("lora_B" in name and bool(torch.any(value != 0)) for name, value in weights.items())
+
+
+def test_a_streamed_run_trains(capsys, options, tmp_path):
+    code, _, err = run(capsys, "train", *options, "--dataset_streaming")
+    assert code == 0, err
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_run_continues_from_its_last_checkpoint(capsys, options, tmp_path):
+    assert run(capsys, "train", *options, "--save_strategy", "steps", "--save_steps", "1")[0] == 0
+    more = ["--save_strategy", "steps", "--save_steps", "1", "--max_steps", "2", "--resume_from_checkpoint", "true"]
+    assert run(capsys, "train", *options, *more)[0] == 0
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2
+
+
+def test_the_output_directory_is_named_after_the_model(capsys, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "train", *[option for option in options if not option.startswith("--output_dir")])
+    assert code == 0
+    assert out.rstrip().endswith("saved to tiny-model-Reward")
+    assert (tmp_path / "tiny-model-Reward" / "config.json").is_file()
+
+
+def test_a_format_by_name_is_converted_with_its_margins(capsys, options, tmp_path, caplog):
+    rows = [
+        {"prompt": f"Question {number}?", "responses": ["Good.", "Bad."], "scores": [4.0, 1.0]} for number in range(8)
+    ]
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ["--dataset_name", tmp_path / "votes.jsonl", "--dataset_format", "ratings", "--dataset_margins"]
+    code, _, err = run(capsys, "train", *options, *data)
+    assert code == 0, err
+    assert "rated answers" in caplog.text
+
+
+@pytest.mark.parametrize("flags", [["--eval_strategy", "steps"], ["--do_eval"], ["--dataset_test_split", "validation"]])
+def test_evaluation_without_test_rows_offers_to_hold_some_out(capsys, options, flags):
+    code, _, err = run(capsys, "train", *options, *flags)
+    assert code == 1
+    assert "evaluation was asked for" in err
+    assert "--test_split_size 0.1" in err
+
+
+def test_a_bad_row_is_one_line_and_nothing_is_left(capsys, options, pairs, tmp_path):
+    lines = pairs.read_text().splitlines()
+    row = json.loads(lines[5])
+    row["chosen"] = []
+    lines[5] = json.dumps(row)
+    pairs.write_text("\n".join(lines))
+    code, _, err = run(capsys, "train", *options)
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert last.startswith("plaudit train: error: train row 5: 'chosen'")
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("option", ["--model_name_or_path=./nowhere", "--dataset_name=nowhere.jsonl"])
+def test_a_path_that_does_not_exist_is_one_line(capsys, options, option):
+    code, _, err = run(capsys, "train", *options, option)
+    assert code == 1
+    assert "nowhere" in err.splitlines()[-1]
+
+
+def test_an_older_name_trains_with_a_warning(capsys, options):
+    with pytest.warns(FutureWarning, match="warmup_ratio"):
+        assert run(capsys, "train", *options, "--warmup_ratio", "0.1")[0] == 0
+
+
+def test_a_plain_run_warns_of_no_older_names(capsys, options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        assert run(capsys, "train", *options)[0] == 0
+
+
+def test_the_demo_prints_its_summary(capsys, monkeypatch, tmp_path):
+    from plaudit import demo
+
+    asked = {}
+
+    def run_demo(output_dir, *, seed, limit):
+        asked.update(output_dir=output_dir, seed=seed, limit=limit)
+        return {}
+
+    monkeypatch.setattr(demo, "run", run_demo)
+    monkeypatch.setattr(demo, "describe", lambda summary: "the summary")
+    code, out, _ = run(capsys, "demo", "--output_dir", tmp_path, "--seed", "3", "--limit", "50")
+    assert (code, out) == (0, "the summary\n")
+    assert asked == {"output_dir": str(tmp_path), "seed": 3, "limit": 50}

@@ -1,0 +1,48 @@
+"""The example scripts: each runs as it stands, on a tiny local model."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ON_A_MODEL = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem not in ("tiny_model", "continue_adapter"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("examples")
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capfd):
+    def run(name, *arguments):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return capfd.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def tiny(run, folder):
+    if not (folder / "tiny").exists():
+        run("tiny_model", str(folder / "tiny"))
+    return str(folder / "tiny")
+
+
+def test_there_is_an_example_of_everything_that_the_documents_show():
+    assert len(ON_A_MODEL) >= 9
+
+
+@pytest.mark.parametrize("name", ON_A_MODEL)
+def test_an_example_runs_on_a_tiny_model(name, tiny, run):
+    assert "train_loss" in run(name, tiny)
+
+
+def test_an_adapter_is_continued_from_its_directory(tiny, run, folder):
+    run("lora", tiny, str(folder / "adapter"))
+    assert "train_loss" in run("continue_adapter", str(folder / "adapter"))
+    assert (folder / "runs" / "continued" / "adapter_model.safetensors").exists()

@@ -1,0 +1,66 @@
+"""README and docs: the code runs and prints what it says, the links lead somewhere."""
+
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder with the examples and the tiny model that README speaks of."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tiny_model.py", "runs/tiny-model"])
+    runpy.run_path("examples/tiny_model.py", run_name="__main__")
+    return tmp_path
+
+
+def test_the_first_code_is_short_and_prints_what_is_shown(checkout, capfd):
+    (code,) = blocks(README, "python")
+    assert len(code.strip().splitlines()) < 15
+    exec(compile(code, "README.md", "exec"), {})  # our own page
+    printed = capfd.readouterr().out
+    shown = blocks(README, "text")[0]
+    for line in shown.strip().splitlines():
+        # The numbers depend on the processor's arithmetic, their places do not.
+        pattern = re.sub(r"-?\d+\\\.\d+", r"-?\\d+\\.\\d+", re.escape(line))
+        assert re.search(pattern, printed), line
+
+
+def test_the_command_line_on_the_page_is_accepted(checkout, capfd):
+    from plaudit.cli import main
+
+    (command,) = re.findall(r"^plaudit (train .*)$", README, flags=re.MULTILINE)
+    assert main([*command.split(), "--max_steps", "1"]) == 0
+    assert "saved to runs/cli" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_to_one(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_example_is_in_the_table_of_examples():
+    table = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    for file in (ROOT / "examples").glob("*.*"):
+        if file.suffix in (".py", ".yaml"):
+            assert f"{file.name}" in table, file.name
