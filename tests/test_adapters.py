@@ -328,12 +328,14 @@ def test_quantized_bases_are_prepared_as_peft_asks(tiny_model, monkeypatch):
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpointing_trains_the_adapter(reentrant, language_model_path, tmp_path):
     """Re-entrant checkpointing stops gradients where no input asks for one, and a frozen embedding does not."""
+    values = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
     trainer = RewardTrainer(
         language_model_path,
-        config(tmp_path, max_steps=2, learning_rate=1e-2, gradient_checkpointing_kwargs={"use_reentrant": reentrant}),
+        config(tmp_path, max_steps=2, learning_rate=1e-2, **values),
         train_dataset=DATA,
         peft_config=peft.LoraConfig(),
     )
+    assert trainer.args.activation_checkpointing
     start = trainable(trainer.model)
     trainer.train()
     end = dict(trainer.model.named_parameters())

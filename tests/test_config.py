@@ -436,3 +436,17 @@ def test_the_parsers_help_can_be_shown(capsys):
         parse("--help")
     assert caught.value.code == 0
     assert "--center_rewards_coefficient" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"accelerator_config": {"split_batches": True}}, "split_batches=True would have no effect"),
+        ({"accelerator_config": {"even_batches": False}}, "even_batches=False would have no effect"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "group_by_length"),
+        ({"label_names": ["labels"]}, "label_names=.*no effect"),
+    ],
+)
+def test_an_inherited_option_without_effect_is_an_error(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        RewardConfig(output_dir=str(tmp_path), **values)

@@ -138,10 +138,10 @@ def test_weights_are_float32_unless_a_dtype_is_given(given, dtype, bfloat16_path
     assert given == before
 
 
-def test_torch_dtype_is_still_understood(bfloat16_path, tmp_path):
-    with pytest.warns(FutureWarning, match="torch_dtype"):
-        model = models.load(bfloat16_path, {"torch_dtype": "bfloat16"})
-    assert model.dtype == torch.bfloat16
+def test_torch_dtype_is_still_understood(bfloat16_path):
+    assert models.load(bfloat16_path, {"torch_dtype": "bfloat16"}).dtype == torch.bfloat16
+    with pytest.raises(TypeError, match="both `dtype` .* and its older name `torch_dtype`"):
+        models.load(bfloat16_path, {"torch_dtype": "bfloat16", "dtype": "float32"})
 
 
 def test_a_config_among_the_keyword_arguments_is_used_and_not_changed(language_model_path):
@@ -258,7 +258,8 @@ def test_checkpointing_is_skipped_with_a_reason_where_a_module_lacks_it(tiny_mod
     assert models.skip_checkpointing(Sum()) == "Sum has no activation checkpointing"
 
 
-def test_no_tokenizer_is_an_error_that_names_where_it_was_looked_for(tmp_path):
-    make_model(make_tokenizer()).save_pretrained(tmp_path)
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2"])
+def test_no_tokenizer_is_an_error_that_names_where_it_was_looked_for(kind, tmp_path):
+    make_model(make_tokenizer(), kind).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no tokenizer could be loaded from .*pass one as processing_class"):
         models.load_tokenizer(str(tmp_path), None, False)

@@ -149,15 +149,12 @@ class StreamedPairs(torch.utils.data.IterableDataset):
     def _one_pass(self, counts: Counter) -> Iterator[list[dict]]:
         worker = torch.utils.data.get_worker_info()
         rows = enumerate(row for _, row in kept_rows(self.dataset, self.split, self.rules, counts, self.drop))
-        chunks = _chunks(rows, self.share.batch_size * self.share.num_processes, self.drop_last)
-        chunk = next(chunks, None)
-        while chunk is not None:
-            # Read ahead, so that the last micro-batch also counts what was dropped after it.
-            following = next(chunks, None)
+        # One row is read ahead, so that the last micro-batch also counts what was dropped after it.
+        ahead = (row for row, _ in itertools.pairwise(itertools.chain(rows, [None])))
+        for chunk in _chunks(ahead, self.share.batch_size * self.share.num_processes, self.drop_last):
             features = [_feature(one.row[1], one.row[0], one) for one in deal(chunk, self.share)]
             features[0][COUNTS] = {"worker": worker.id if worker else 0, **counts}
             yield features
-            chunk = following
 
 
 def make_loader(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,14 +40,14 @@ def model_card(facts: CardFacts) -> str:
     """Return the card as Markdown with the YAML header that the Hub reads."""
     parts = [
         f"---\n{yaml.safe_dump(_header(facts), sort_keys=False, allow_unicode=True)}---",
-        f"# {facts.model_name}",
+        f"# {' '.join(facts.model_name.split())}",
         "A reward model: it gives one number to a conversation, higher for the answer that people prefer. "
         "Only differences between rewards of answers to the same prompt have a meaning.",
         "## Score with it",
         f"```python\n{snippet(facts)}```",
         _pipeline(facts),
         "## Training",
-        _table({**facts.data, **facts.training}),
+        _table({"data set": ", ".join(facts.datasets) or None, **facts.data, **facts.training}),
         "The loss is the Bradley-Terry negative log-likelihood of the preferences "
         "([Bradley and Terry, 1952](https://www.jstor.org/stable/2334029)).",
     ]
@@ -107,8 +108,8 @@ def _pipeline(facts: CardFacts) -> str:
     text = "a text that the chat template rendered" if facts.kind == "conversational" else "a text that ends with EOS"
     if not facts.base_values:
         return (
-            f'`transformers.pipeline("text-classification", model={json.dumps(facts.path)})` returns the same number as `score` for '
-            f"{text}: the saved configuration asks for the raw output, without a sigmoid."
+            f'`transformers.pipeline("text-classification", model={json.dumps(facts.path)})` returns the same number as '
+            f"`score` for {text}: the saved configuration asks for the raw output, without a sigmoid."
         )
     keywords = ", ".join(f"{json.dumps(name)}: {_literal(value)}" for name, value in facts.base_values.items())
     return (
@@ -129,24 +130,31 @@ def _header(facts: CardFacts) -> dict[str, Any]:
         "tags": list(dict.fromkeys(facts.tags)),
         "model_name": facts.model_name,
     }
-    # The Hub links this key to a repository, which a local directory is not.
-    if facts.base_model and not os.path.isdir(facts.base_model):
+    if facts.base_model and _is_hub_id(facts.base_model):
         header["base_model"] = facts.base_model
-    if facts.datasets:
-        header["datasets"] = list(facts.datasets)
+    datasets = [name for name in facts.datasets if _is_hub_id(name)]
+    if datasets:
+        header["datasets"] = datasets
     return {**header, **{name: value for name, value in facts.extra.items() if value is not None}}
 
 
+def _is_hub_id(name: str) -> bool:
+    """Tell whether a name can be a repository's, to which the Hub links it; a local path, here or gone, cannot."""
+    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) is not None and not os.path.exists(name)
+
+
 def _table(values: Mapping[str, Any]) -> str:
-    rows = [f"| {name} | {_cell(value)} |" for name, value in values.items() if value is not None]
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in values.items() if value is not None]
     return "\n".join(["| what | value |", "|---|---|", *rows]) if rows else ""
 
 
 def _evaluation(sets: Mapping[str, Mapping[str, float]]) -> str:
     names = [name for name in FIGURES if any(name in figures for figures in sets.values())]
     names += sorted({name for figures in sets.values() for name in figures} - set(names))
-    head = [f"| set | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    rows = [f"| {name} | {' | '.join(_cell(figures.get(key)) for key in names)} |" for name, figures in sets.items()]
+    head = [f"| set | {' | '.join(map(_cell, names))} |", "|---" * (len(names) + 1) + "|"]
+    rows = [
+        f"| {_cell(name)} | {' | '.join(_cell(figures.get(key)) for key in names)} |" for name, figures in sets.items()
+    ]
     note = "`accuracy` counts a tie as wrong; `margin` is the mean reward difference; each pair is counted once."
     return "\n".join([*head, *rows, "", note])
 

@@ -150,6 +150,7 @@ class RewardConfig(TrainingArguments):
         self._use_todays_checkpointing_name()
         self._resolve_precision()
         super().__post_init__()
+        _check_how_batches_are_dealt(self)
         if not self.average_tokens_across_devices and self.world_size > 1:
             say(
                 "average_tokens_across_devices=False has no effect: the loss is always the mean over all pairs of all "
@@ -286,6 +287,33 @@ def _check_inherited_fields(args: RewardConfig) -> None:
             "eval_do_concat_batches=False would have no effect: predictions are always one row a pair; leave it out, "
             "or set batch_eval_metrics=True for metrics a batch"
         )
+    strategies = ("random", "sequential", "group_by_length")
+    if args.train_sampling_strategy not in strategies:
+        raise ValueError(
+            f"train_sampling_strategy={args.train_sampling_strategy!r} is not one of {', '.join(strategies)}; pairs are "
+            "dealt to processes by plaudit itself, for similar lengths take group_by_length"
+        )
+    if args.label_names is not None:
+        raise ValueError(f"label_names={args.label_names!r} would have no effect: pairs have no labels; leave it out")
+
+
+def _check_how_batches_are_dealt(args: RewardConfig) -> None:
+    """ValueError for what accelerate would do to batches that plaudit deals itself, each pair counted once."""
+    defaults = {"split_batches": False, "dispatch_batches": None, "even_batches": True, "use_seedable_sampler": True}
+    for name, default in defaults.items():
+        value = getattr(args.accelerator_config, name, default)
+        if value != default and not (name == "dispatch_batches" and value is False):
+            raise ValueError(
+                f"accelerator_config: {name}={value!r} would have no effect, because plaudit deals the pairs to the "
+                "processes itself; leave it out"
+            )
+    sizes = {name: getattr(args.parallelism_config, f"{name}_size", 1) for name in ("tp", "cp", "sp")}
+    for name, size in sizes.items():
+        if args.parallelism_config is not None and (size or 1) > 1:
+            raise ValueError(
+                f"parallelism_config: {name}_size={size} is not supported, because every process is dealt pairs of its "
+                "own; use data parallelism, FSDP or DeepSpeed"
+            )
 
 
 def _counting_number(name: str, value: Any, none_means: str) -> int:

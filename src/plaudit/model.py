@@ -179,7 +179,11 @@ def load_tokenizer(name: str, model_init_kwargs: Mapping[str, Any] | None, trust
     hub = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
     _require_path(name)
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+        # Beside a model's config alone, transformers makes a tokenizer of the model's kind that knows no words.
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):
+            raise ValueError("there are no tokenizer files")
+        return tokenizer
     except (OSError, ValueError, KeyError) as error:
         if os.path.isdir(name) and adapters.is_adapter(name):
             base = adapters.PeftConfig.from_pretrained(name).base_model_name_or_path

@@ -154,7 +154,7 @@ def card_facts(
         if vocabulary_size == models.stored_vocabulary_size(_base_name(inner, classifier)):
             vocabulary_size = None
     extra_tags = [tags] if isinstance(tags, str) else list(tags or [])
-    pushed = args.push_to_hub and (trainer.hub_model_id or args.hub_model_id)
+    pushed = trainer.hub_model_id or (args.hub_model_id if args.push_to_hub else None)
     return CardFacts(
         path=pushed or output_dir,
         model_name=model_name or os.path.basename(os.path.normpath(output_dir)),
