@@ -13,7 +13,6 @@ from plaudit.batches import DealtBatches, PairRows, Share, StreamedPairs, deal, 
 from plaudit.collate import COUNTS, INDEX, TOTAL, WEIGHT, DataCollatorForPreference, PairCollator
 
 CPU = torch.device("cpu")
-RULES = prepare.Rules(max_length=100, vocabulary_size=None, pad_token_id=0)
 COLLATE = PairCollator(DataCollatorForPreference(0), 0)
 
 
@@ -144,20 +143,20 @@ def test_the_loader_gives_collated_batches_in_order(tmp_path, num_workers, is_tr
 
 
 def stream(count, num_shards=1, bad=()):
-    """As `dataset`, with identical sides in the bad rows."""
+    """As `dataset`, prepared, the bad rows marked as dropped."""
 
     def rows(shards):
         for shard in shards:
             for i in range(shard, count, num_shards):
-                ids = [1, 10 + i]
-                yield {"chosen_ids": ids, "rejected_ids": ids if i in bad else [2]}
+                reason = prepare.IDENTICAL if i in bad else None
+                yield {"chosen_ids": [1, 10 + i], "rejected_ids": [2], prepare.DROPPED: reason}
 
     return IterableDataset.from_generator(rows, gen_kwargs={"shards": list(range(num_shards))})
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 def test_a_stream_is_dealt_like_a_data_set_and_what_was_dropped_is_counted(num_processes):
-    parts = [list(StreamedPairs(stream(12, bad=(0, 5)), "train", RULES, share)) for share in shares(2, num_processes)]
+    parts = [list(StreamedPairs(stream(12, bad=(0, 5)), share)) for share in shares(2, num_processes)]
     assert len({tuple(len(batch) for batch in part) for part in parts}) == 1
     read = [one for part in parts for batch in part for one in batch if one[WEIGHT]]
     assert sorted(one["chosen_ids"][-1] - 10 for one in read) == [i for i in range(12) if i not in (0, 5)]
@@ -168,30 +167,25 @@ def test_a_stream_is_dealt_like_a_data_set_and_what_was_dropped_is_counted(num_p
 
 
 def test_the_last_micro_batch_counts_what_was_dropped_after_it():
-    *_, last = StreamedPairs(stream(6, bad=(4, 5)), "train", RULES, Share(2))
+    *_, last = StreamedPairs(stream(6, bad=(4, 5)), Share(2))
     assert last[0][COUNTS] == {"worker": 0, "rows": 6, prepare.IDENTICAL: 2}
 
 
 def test_a_stream_is_read_one_row_ahead_at_most():
-    first = next(iter(StreamedPairs(stream(1000), "train", RULES, Share(2))))
+    first = next(iter(StreamedPairs(stream(1000), Share(2))))
     assert first[0][COUNTS]["rows"] == 3
 
 
 def test_a_stream_can_drop_its_last_uneven_micro_batch():
-    pairs = StreamedPairs(stream(7), "train", RULES, Share(2))
+    pairs = StreamedPairs(stream(7), Share(2))
     pairs.drop_last = True
     assert [len(batch) for batch in pairs] == [2, 2, 2]
-
-
-def test_a_stream_for_prediction_keeps_identical_pairs():
-    pairs = StreamedPairs(stream(4, bad=(1,)), "test", RULES, Share(4), drop=False)
-    assert [len(batch) for batch in pairs] == [4]
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3])
 def test_two_loader_workers_read_each_row_of_a_stream_once(tmp_path, num_shards):
     args = arguments(tmp_path, dataloader_num_workers=2)
-    pairs = StreamedPairs(stream(11, num_shards, bad=(3,)), "train", RULES, Share(2))
+    pairs = StreamedPairs(stream(11, num_shards, bad=(3,)), Share(2))
     found = list(make_loader(pairs, COLLATE, args, CPU, is_training=True))
     rows = [ids[1] - 10 for batch in found for ids in batch["input_ids"][: len(batch["pair_index"])].tolist()]
     assert sorted(rows) == [i for i in range(11) if i != 3]
@@ -202,7 +196,7 @@ def test_two_loader_workers_read_each_row_of_a_stream_once(tmp_path, num_shards)
 
 def test_an_evaluation_reads_a_stream_in_its_own_order_whatever_the_workers(tmp_path):
     args = arguments(tmp_path, dataloader_num_workers=2)
-    pairs = StreamedPairs(stream(6, num_shards=2), "eval", RULES, Share(2))
+    pairs = StreamedPairs(stream(6, num_shards=2), Share(2))
     found = list(make_loader(pairs, COLLATE, args, CPU, is_training=False))
     rows = [ids[1] - 10 for batch in found for ids in batch["input_ids"][: len(batch["pair_index"])].tolist()]
     assert rows == [0, 2, 4, 1, 3, 5]
@@ -210,7 +204,7 @@ def test_an_evaluation_reads_a_stream_in_its_own_order_whatever_the_workers(tmp_
 
 
 def test_a_shuffled_stream_takes_the_epoch(tmp_path):
-    pairs = StreamedPairs(stream(30).shuffle(seed=1, buffer_size=30), "train", RULES, Share(30))
+    pairs = StreamedPairs(stream(30).shuffle(seed=1, buffer_size=30), Share(30))
     loader = make_loader(pairs, COLLATE, arguments(tmp_path), CPU, is_training=True)
     drawn = []
     for epoch in (0, 1, 0):

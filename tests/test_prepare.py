@@ -22,8 +22,8 @@ RATED = {"prompt": "q", "responses": ["low", "high"], "scores": [1, 2]}
 IDS = {"chosen_ids": [5, 6, 7], "rejected_ids": [5, 8]}
 
 
-def rules(max_length=1024, vocabulary_size=VOCABULARY, pad_token_id=PAD, token_of=None):
-    return Rules(max_length, vocabulary_size, pad_token_id, token_of)
+def rules(max_length=1024, vocabulary_size=VOCABULARY, pad_token_id=PAD):
+    return Rules(max_length, vocabulary_size, pad_token_id)
 
 
 def stream(rows):
@@ -310,7 +310,7 @@ def test_prediction_drops_nothing(caplog):
     for data in (Dataset.from_list([TEXTS, same]), stream([TEXTS, same])):
         made = prepared(data, drop=False)
         assert len(list(made)) == 2
-        assert len(list(prepare.kept_rows(made, "test", rules(), Counter(), drop=False))) == 2
+        assert not any(row.get(prepare.DROPPED) for row in made)
     long = {"chosen_ids": [1] * 9, "rejected_ids": [2]}
     message = r"^test row 1: the pair is longer than max_length 4 \(chosen 9 tokens, rejected 1\).* raise max_length"
     refused([IDS, long], message, split="test", max_length=4, drop=False)
@@ -325,9 +325,9 @@ def test_kept_rows_of_a_stream_are_those_of_the_data_set_and_are_counted():
     rows += [RATED | {"responses": ["low", "high " * 40]}, RATED | {"prompt": "other"}]
     made = prepared(stream(rows), max_length=40)
     counts = Counter()
-    kept = list(prepare.kept_rows(made, "train", rules(max_length=40), counts))
-    assert [number for number, _ in kept] == [0, 4]
-    assert [row for _, row in kept] == list(prepared(rows, max_length=40))
+    kept = list(prepare.kept_rows(made, counts))
+    assert len(kept) == 2
+    assert kept == list(prepared(rows, max_length=40))
     assert counts == {"rows": 5, "a tie": 1, prepare.IDENTICAL: 1, "longer than 40 tokens": 1}
 
 
@@ -353,8 +353,8 @@ def test_sides_that_are_read_at_the_same_shared_token_are_refused(chosen, reject
     shown = re.escape(f"`{read}` (id {chosen[position]})")
     message = f"^train row 1: chosen and rejected are read at token {position} {shown}, inside the shared prompt.*"
     message += rf"the padding token `<\|padding\|>` \(id {PAD}\); set pad_token"
-    refused([IDS, row], message, token_of=TOKENIZER.convert_ids_to_tokens)
-    refused([IDS, row], rf"read at token {position} \(id {chosen[position]}\), inside")
+    refused([IDS, row], message)
+    refused([IDS, row], rf"read at token {position} \(id {chosen[position]}\), inside", tokenizer=None)
     prepared([IDS, row], pad_token_id=None)
 
 
@@ -400,7 +400,7 @@ def test_the_second_time_nothing_is_tokenized(tmp_path, encoded):
     first = prepared(data)
     assert encoded["encoded"] == 20
     TOKENIZER(["a", "b c"], padding=True)
-    again = prepared(data, max_length=30)
+    again = prepared(data)
     assert encoded["encoded"] == 20
     assert first.cache_files == again.cache_files
 
@@ -421,8 +421,10 @@ def test_the_result_is_on_disk_and_not_in_memory(tmp_path):
         {"tokenizer": make_tokenizer(eos="<|end|>")},
         {"vocabulary_size": 500},
         {"split": "eval"},
+        {"max_length": 512},
+        {"drop": False},
     ],
-    ids=["vocabulary", "template", "eos", "model", "split"],
+    ids=["vocabulary", "template", "eos", "model", "split", "length", "prediction"],
 )
 def test_another_tokenizer_template_or_model_does_not_find_the_cache(tmp_path, encoded, change):
     data = from_file(tmp_path, text_pairs(20))

@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import seed_worker
 
 from plaudit.collate import COUNTS, INDEX, TOTAL, WEIGHT
-from plaudit.prepare import Rules, kept_rows, pair_lengths
+from plaudit.prepare import MARKED, kept_rows, pair_lengths
 
 
 class Share(NamedTuple):
@@ -127,11 +127,8 @@ class StreamedPairs(torch.utils.data.IterableDataset):
 
     drop_last = False
 
-    def __init__(
-        self, dataset: IterableDataset, split: str, rules: Rules, share: Share, drop: bool = True, repeat: bool = False
-    ) -> None:
-        self.dataset, self.split, self.rules, self.share, self.drop = dataset, split, rules, share, drop
-        self.repeat, self.epoch = repeat, 0
+    def __init__(self, dataset: IterableDataset, share: Share, repeat: bool = False) -> None:
+        self.dataset, self.share, self.repeat, self.epoch = dataset, share, repeat, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -139,7 +136,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[list[dict]]:
         counts: Counter = Counter()
         for epoch in itertools.count(self.epoch):
-            self.dataset.set_epoch(epoch)
+            getattr(self.dataset, MARKED, self.dataset).set_epoch(epoch)
             num_batches = 0
             for num_batches, features in enumerate(self._one_pass(counts), 1):  # noqa: B007  # read after the loop
                 yield features
@@ -148,7 +145,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
 
     def _one_pass(self, counts: Counter) -> Iterator[list[dict]]:
         worker = torch.utils.data.get_worker_info()
-        rows = enumerate(row for _, row in kept_rows(self.dataset, self.split, self.rules, counts, self.drop))
+        rows = enumerate(kept_rows(self.dataset, counts))
         # One row is read ahead, so that the last micro-batch also counts what was dropped after it.
         ahead = (row for row, _ in itertools.pairwise(itertools.chain(rows, [None])))
         for chunk in _chunks(ahead, self.share.batch_size * self.share.num_processes, self.drop_last):

@@ -1,7 +1,8 @@
 """A dataset of any accepted record in, a dataset of token pairs out, with every dropped pair counted."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from plaudit.say import say
 
 CHECKED_STREAM_ROWS = 1_000
 IDENTICAL = "whose two sides are identical"
+# The attribute of a prepared stream that holds it with the dropped rows in place.
+MARKED = "_plaudit_marked"
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,11 @@ class Rules:
 
     max_length: longest sequence in tokens, None for no limit. vocabulary_size: ids must be below it.
     pad_token_id: the reward is read before trailing ids of this kind; None where the model reads elsewhere (encoders).
-    token_of: an id's token, which an error shows; None where there is no tokenizer.
     """
 
     max_length: int | None
     vocabulary_size: int | None
     pad_token_id: int | None
-    token_of: Callable[[int], str] | None = None
 
 
 def check_type(dataset: Any, name: str) -> None:
@@ -50,19 +51,22 @@ def check_type(dataset: Any, name: str) -> None:
 
 
 class EncodePairs:
-    """The function of the one batched pass: columns of raw rows in, columns of token ids out."""
+    """The function of the one batched pass: columns of raw rows in, columns of token ids out.
+
+    The column DROPPED says why a pair is not to be used, None for those that are. drop: False raises for an over-long
+    pair and uses identical ones.
+    """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase | None, layout: Layout, split: str, vocabulary_size: int | None
-    ):
+        self, tokenizer: PreTrainedTokenizerBase | None, layout: Layout, split: str, rules: Rules, drop: bool
+    ) -> None:
         # None only for rows that are tokenized already.
         self.tokenizer: Any = tokenizer
-        self.layout, self.split = layout, split
-        self.vocabulary_size = vocabulary_size
+        self.layout, self.split, self.rules, self.drop = layout, split, rules, drop
 
     def __call__(self, columns: Mapping[str, list], rows: list[int]) -> dict[str, list]:
         names = list(columns)
-        reasons = columns.get(DROPPED, [None] * len(rows))
+        reasons = list(columns.get(DROPPED, [None] * len(rows)))
         checked = [
             None if reason else records.canonical(dict(zip(names, values, strict=True)), self.layout, self._where(row))
             for row, reason, *values in zip(rows, reasons, *columns.values(), strict=True)
@@ -73,9 +77,43 @@ class EncodePairs:
         out: dict[str, list] = {"chosen_ids": [c for c, _ in pairs], "rejected_ids": [r for _, r in pairs]}
         if "margin" in self.layout.columns:
             out["margin"] = [0.0 if record is None else record["margin"] for record in checked]
-        if DROPPED in columns:
-            out[DROPPED] = reasons
+        out[DROPPED] = [
+            reason or self._reason_to_drop(*pair, self._where(row))
+            for row, reason, pair in zip(rows, reasons, pairs, strict=True)
+        ]
         return out
+
+    def _reason_to_drop(self, chosen: list[int], rejected: list[int], where: str) -> str | None:
+        longest, max_length = max(len(chosen), len(rejected)), self.rules.max_length
+        if max_length is not None and longest > max_length:
+            if self.drop:
+                return f"longer than {max_length:,} tokens"
+            raise ValueError(
+                f"{where}: the pair is longer than max_length {max_length} (chosen {len(chosen):,} tokens, rejected "
+                f"{len(rejected):,}) and prediction drops nothing; raise max_length or shorten the row"
+            )
+        if chosen == rejected:
+            return IDENTICAL if self.drop else None
+        self._check_read_out(chosen, rejected, where)
+        return None
+
+    def _check_read_out(self, chosen: list[int], rejected: list[int], where: str) -> None:
+        """Raise ValueError where no training could tell the sides apart, because both are read before they part."""
+        pad_token_id = self.rules.pad_token_id
+        if pad_token_id is None or (chosen[-1] != pad_token_id and rejected[-1] != pad_token_id):
+            return
+        position = read_out(chosen, pad_token_id)
+        if position == read_out(rejected, pad_token_id) and chosen[: position + 1] == rejected[: position + 1]:
+            raise ValueError(
+                f"{where}: chosen and rejected are read at token {position} {self._shown(chosen[position])}, inside "
+                f"the shared prompt, because what follows is the padding token {self._shown(pad_token_id)}; set "
+                "pad_token to a token that the answers do not end with"
+            )
+
+    def _shown(self, token_id: int) -> str:
+        if self.tokenizer is None:
+            return f"(id {token_id})"
+        return f"`{self.tokenizer.convert_ids_to_tokens(token_id)}` (id {token_id})"
 
     def _encode(self, kept: list[tuple[int, dict]], side: str) -> list[list[int]]:
         def where(i: int) -> str:
@@ -93,12 +131,13 @@ class EncodePairs:
             sequences = tokens.encode_conversations(
                 self.tokenizer, [record[side] for _, record in kept], tools, kwargs, where
             )
+        size = self.rules.vocabulary_size
         for i, ids in enumerate(sequences):
             if not ids:
                 raise ValueError(f"{where(i)}: no token is left after tokenizing; remove the row or fill it")
-            if self.vocabulary_size is not None and max(ids) >= self.vocabulary_size:
+            if size is not None and max(ids) >= size:
                 raise ValueError(
-                    f"{where(i)}: token id {max(ids)} is outside the model's vocabulary of {self.vocabulary_size:,}; "
+                    f"{where(i)}: token id {max(ids)} is outside the model's vocabulary of {size:,}; "
                     "tokenize with the model's own tokenizer"
                 )
         return sequences
@@ -118,7 +157,7 @@ def prepare(
     """Return the dataset with the columns chosen_ids, rejected_ids and, where given, margin, and the layout it had.
 
     Over-long and identical pairs are dropped, counted and said (drop=False: an over-long pair is an error and an
-    identical one is kept). A streamed dataset comes back undropped (see `kept_rows`), its first rows checked.
+    identical one is kept); of a stream they are counted as it is read, by `kept_rows`, and its first rows are checked here.
     Raises ValueError naming split, row, column and cure for a row that is not a pair.
     """
     dataset = _plain(dataset)
@@ -138,24 +177,24 @@ def prepare(
             raise ValueError(f"{split}: the rows are not tokenized and there is no tokenizer; pass processing_class")
         if layout.kind == "conversational":
             tokens.require_chat_template(tokenizer, split)
-    encode = EncodePairs(tokenizer, layout, split, rules.vocabulary_size)
+    encode = EncodePairs(tokenizer, layout, split, rules, drop)
     if isinstance(dataset, IterableDataset):
         names = dataset.column_names or list(first)
         dataset = dataset.map(encode, with_indices=True, batched=True, batch_size=100, remove_columns=names)
-        _check_stream(dataset, split, rules, drop)
-        return dataset, layout
+        _check_stream(dataset, split, rules)
+        return _without_dropped(dataset), layout
     prepared = dataset.map(
         encode,
         with_indices=True,
         batched=True,
         remove_columns=dataset.column_names,
-        features=_features(layout, DROPPED in dataset.column_names),
+        features=_features(layout),
         num_proc=num_proc,
         new_fingerprint=_fingerprint(dataset, encode, tokenizer),
         desc=f"Preparing {split}",
     )
     # map keeps the transform, which is for the columns that were.
-    return _drop(prepared.with_format(None), split, rules, drop), layout
+    return _drop(prepared.with_format(None), split, rules), layout
 
 
 def _plain(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
@@ -164,24 +203,21 @@ def _plain(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     return dataset if has_transform else dataset.with_format(None)
 
 
-def kept_rows(
-    rows: Iterable[dict], split: str, rules: Rules, counts: Counter, drop: bool = True
-) -> Iterator[tuple[int, dict]]:
-    """Yield the numbered rows of a prepared stream that are to be used; the others are counted by reason in counts."""
-    for number, row in enumerate(rows):
+def _without_dropped(marked: IterableDataset) -> IterableDataset:
+    """Return the pairs of a stream that are to be used; `kept_rows` still finds the others, to count them."""
+    pairs = marked.filter(lambda reason: reason is None, input_columns=DROPPED).remove_columns(DROPPED)
+    setattr(pairs, MARKED, marked)
+    return pairs
+
+
+def kept_rows(stream: IterableDataset, counts: Counter) -> Iterator[dict]:
+    """Yield the pairs of a prepared stream that are to be used; all are counted, the dropped ones by reason, in counts."""
+    for row in getattr(stream, MARKED, stream):
         counts["rows"] += 1
-        chosen, rejected = row["chosen_ids"], row["rejected_ids"]
         if row.get(DROPPED):
             counts[row[DROPPED]] += 1
-        elif rules.max_length is not None and max(len(chosen), len(rejected)) > rules.max_length:
-            if not drop:
-                raise ValueError(_too_long(split, number, len(chosen), len(rejected), rules.max_length))
-            counts[f"longer than {rules.max_length:,} tokens"] += 1
-        elif drop and chosen == rejected:
-            counts[IDENTICAL] += 1
         else:
-            _check_read_out(chosen, rejected, rules, f"{split} row {number}")
-            yield number, {name: value for name, value in row.items() if name != DROPPED}
+            yield {name: value for name, value in row.items() if name != DROPPED}
 
 
 def say_dropped(counts: Mapping[str, int], split: str) -> None:
@@ -196,94 +232,51 @@ def pair_lengths(dataset: Dataset) -> np.ndarray:
     """Return the token counts of both sides, shape (num_pairs, 2), read column by column in flat memory."""
     parts = [
         np.stack([pc.list_value_length(table[name]).to_numpy() for name in ("chosen_ids", "rejected_ids")], axis=1)
-        for table in _arrow_batches(dataset)
+        for table in _arrow(dataset, ["chosen_ids", "rejected_ids"])
     ]
     return np.concatenate(parts) if parts else np.zeros((0, 2), np.int64)
 
 
-def _features(layout: Layout, with_dropped: bool) -> Features:
+def _features(layout: Layout) -> Features:
     columns: dict[str, Any] = {name: List(Value("int32")) for name in ("chosen_ids", "rejected_ids")}
     if "margin" in layout.columns:
         columns["margin"] = Value("float64")
-    if with_dropped:
-        columns[DROPPED] = Value("string")
-    return Features(columns)
+    return Features({**columns, DROPPED: Value("string")})
 
 
 def _fingerprint(dataset: Dataset, encode: EncodePairs, tokenizer: PreTrainedTokenizerBase | None) -> str:
     """Name the cached result by what it depends on; hashing the function itself would include the tokenizer's moods."""
     layout = sorted(encode.layout.columns.items())
     code = formats.source_checksum(__file__, records.__file__, converters.__file__, tokens.__file__)
-    parts = [dataset._fingerprint, encode.layout.kind, layout, encode.vocabulary_size, encode.split, code]
+    rules = dataclasses.astuple(encode.rules)
+    parts = [dataset._fingerprint, encode.layout.kind, layout, rules, encode.drop, encode.split, code]
     return Hasher.hash([*parts, tokens.fingerprint(tokenizer) if tokenizer is not None else None])
 
 
-def _drop(prepared: Dataset, split: str, rules: Rules, drop: bool) -> Dataset:
-    """Apply the rules to a prepared map-style dataset: errors first, then what is dropped, counted per reason."""
+def _drop(prepared: Dataset, split: str, rules: Rules) -> Dataset:
+    """Return the pairs of a prepared map-style dataset that are to be used; the others are counted per reason."""
+    reasons = [reason for table in _arrow(prepared, [DROPPED]) for reason in table[DROPPED].to_pylist()]
+    prepared = prepared.remove_columns(DROPPED)
+    counts = Counter(reason for reason in reasons if reason)
+    if not counts:
+        return prepared
+    kept = np.flatnonzero([reason is None for reason in reasons])
     lengths = pair_lengths(prepared)
-    total = len(lengths)
-    reasons = np.full(total, None, dtype=object)
-    if DROPPED in prepared.column_names:
-        reasons[:] = prepared[DROPPED][:]
-        prepared = prepared.remove_columns(DROPPED)
-    named = np.array([bool(reason) for reason in reasons], dtype=bool)
-    too_long = ~named & (lengths.max(axis=1) > rules.max_length) if rules.max_length is not None else ~named & False
-    if too_long.any() and not drop:
-        row = int(np.flatnonzero(too_long)[0])
-        chosen, rejected = lengths[row].tolist()
-        raise ValueError(_too_long(split, row, chosen, rejected, rules.max_length))
-    identical = _identical(prepared, split, lengths, rules, ~named & ~too_long) & drop
-    kept = ~named & ~too_long & ~identical
-    counts = Counter({"rows": total, **Counter(reasons[named].tolist())})
-    if too_long.any():
-        over = (lengths > (rules.max_length or 0))[too_long].sum(axis=0)
-        sides = f" (chosen {over[0]:,}, rejected {over[1]:,})"
-        counts[f"longer than {rules.max_length:,} tokens{sides}"] = int(too_long.sum())
-    counts[IDENTICAL] = int(identical.sum())
-    say_dropped(counts, split)
-    if not kept.any():
-        raise ValueError(_none_left(split, counts, lengths[~named], rules.max_length))
-    return prepared if kept.all() else prepared.select(np.flatnonzero(kept))
+    say_dropped({"rows": len(reasons), **_with_sides(counts, lengths, rules)}, split)
+    if not len(kept):
+        raise ValueError(_none_left(split, {"rows": len(reasons), **counts}, lengths, rules.max_length))
+    return prepared.select(kept)
 
 
-def _identical(prepared: Dataset, split: str, lengths: np.ndarray, rules: Rules, rows: np.ndarray) -> np.ndarray:
-    """Tell which of the rows have equal sides, and refuse one whose sides are read at the same shared token."""
-    identical = np.zeros(len(lengths), dtype=bool)
-    first = 0
-    for table in _arrow_batches(prepared):
-        sides = []
-        for name in ("chosen_ids", "rejected_ids"):
-            ends = np.cumsum(pc.list_value_length(table[name]).to_numpy())
-            sides.append(np.split(pc.list_flatten(table[name]).to_numpy(), ends[:-1]))
-        for i, (chosen, rejected) in enumerate(zip(*sides, strict=True), first):
-            if rows[i]:
-                identical[i] = len(chosen) == len(rejected) and np.array_equal(chosen, rejected)
-                if not identical[i]:
-                    _check_read_out(chosen, rejected, rules, f"{split} row {i}")
-        first += table.num_rows
-    return identical
+def _with_sides(counts: Mapping[str, int], lengths: np.ndarray, rules: Rules) -> dict[str, int]:
+    """Return the counts with how many chosen and how many rejected sides are too long."""
+    over = (lengths > (rules.max_length or 0)).sum(axis=0)
+    sides = f" (chosen {over[0]:,}, rejected {over[1]:,})"
+    return {f"{reason}{sides if reason.startswith('longer than') else ''}": count for reason, count in counts.items()}
 
 
-def _arrow_batches(dataset: Dataset) -> Iterator[Any]:
-    return dataset.select_columns(["chosen_ids", "rejected_ids"]).with_format("arrow").iter(batch_size=10_000)
-
-
-def _check_read_out(chosen: Sequence[int], rejected: Sequence[int], rules: Rules, where: str) -> None:
-    """Raise ValueError where no training could tell the sides apart, because both are read before they part."""
-    pad_token_id = rules.pad_token_id
-    if pad_token_id is None or (chosen[-1] != pad_token_id and rejected[-1] != pad_token_id):
-        return
-    position = read_out(chosen, pad_token_id)
-    if position == read_out(rejected, pad_token_id) and list(chosen[: position + 1]) == list(rejected[: position + 1]):
-        raise ValueError(
-            f"{where}: chosen and rejected are read at token {position} {_shown(chosen[position], rules)}, inside the "
-            f"shared prompt, because what follows is the padding token {_shown(pad_token_id, rules)}; set pad_token to "
-            "a token that the answers do not end with"
-        )
-
-
-def _shown(token_id: int, rules: Rules) -> str:
-    return f"(id {token_id})" if rules.token_of is None else f"`{rules.token_of(int(token_id))}` (id {token_id})"
+def _arrow(dataset: Dataset, names: list[str]) -> Iterator[Any]:
+    return dataset.select_columns(names).with_format("arrow").iter(batch_size=10_000)
 
 
 def read_out(ids: Sequence[int], pad_token_id: int | None) -> int:
@@ -294,17 +287,19 @@ def read_out(ids: Sequence[int], pad_token_id: int | None) -> int:
     return 0
 
 
-def _check_stream(stream: IterableDataset, split: str, rules: Rules, drop: bool) -> None:
+def _check_stream(stream: IterableDataset, split: str, rules: Rules) -> None:
+    """Raise the error of a bad row among the first ones, and ValueError where none of them would be used."""
     counts: Counter = Counter()
-    kept = sum(1 for _ in kept_rows(stream.take(CHECKED_STREAM_ROWS), split, rules, counts, drop))
-    if not kept:
-        lengths = np.array(
-            [[len(row["chosen_ids"]), len(row["rejected_ids"])] for row in stream.take(CHECKED_STREAM_ROWS)]
-        )
-        raise ValueError(_none_left(split, counts, lengths, rules.max_length))
+    lengths = []
+    for row in stream.take(CHECKED_STREAM_ROWS):
+        counts.update(["rows", row[DROPPED] or "kept"])
+        lengths.append((len(row["chosen_ids"]), len(row["rejected_ids"])))
+    if not counts.pop("kept", 0):
+        raise ValueError(_none_left(split, counts, np.array(lengths), rules.max_length))
 
 
-def _none_left(split: str, counts: Counter, lengths: np.ndarray, max_length: int | None) -> str:
+def _none_left(split: str, counts: Mapping[str, int], lengths: np.ndarray, max_length: int | None) -> str:
+    lengths = lengths[lengths.max(axis=1) > 0]  # of pairs, not of rows that gave none
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if reason != "rows" and count)
     quartiles = (
         ", ".join(f"{q:,.0f}" for q in np.percentile(lengths.max(axis=1), [25, 50, 75])) if len(lengths) else "-"
@@ -312,11 +307,4 @@ def _none_left(split: str, counts: Counter, lengths: np.ndarray, max_length: int
     return (
         f"{split}: none of the {counts['rows']:,} pairs is left ({reasons}); quartiles of the longer side: {quartiles} "
         f"tokens, max_length: {max_length}; raise max_length (or None for no limit) or give pairs whose sides differ"
-    )
-
-
-def _too_long(split: str, row: int, chosen: int, rejected: int, max_length: int | None) -> str:
-    return (
-        f"{split} row {row}: the pair is longer than max_length {max_length} (chosen {chosen:,} tokens, rejected "
-        f"{rejected:,}) and prediction drops nothing; raise max_length or shorten the row"
     )

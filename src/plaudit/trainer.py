@@ -135,8 +135,7 @@ class RewardTrainer(Trainer):
         tokenizer = setup.tokenizer_of(self.processing_class)
         self._pad_token_id = 0 if tokenizer is None else tokenizer.pad_token_id
         pad_token_id = self._pad_token_id if reads_last_token(model) else None
-        token_of = None if tokenizer is None else tokenizer.convert_ids_to_tokens
-        self._rules = Rules(self.args.max_length, models.vocabulary_size(model), pad_token_id, token_of)
+        self._rules = Rules(self.args.max_length, models.vocabulary_size(model), pad_token_id)
         self._layout: Any = None
         self._said_dropped: dict[str, int] = {}
         self._counts: dict[tuple[str, int], dict] = {}
@@ -181,9 +180,7 @@ class RewardTrainer(Trainer):
         share = Share(batch_size, self.args.world_size, self.args.process_index)
         collate = PairCollator(self.data_collator, self._pad_token_id, self._user_columns())
         if isinstance(dataset, IterableDataset):
-            split = "train" if is_training else description.lower()
-            drop = description != "test"
-            pairs: Any = StreamedPairs(dataset, split, self._rules, share, drop, repeat=is_training)
+            pairs: Any = StreamedPairs(dataset, share, repeat=is_training)
         else:
             pairs = PairRows(dataset, train_order(dataset, self.args) if is_training else range(len(dataset)), share)
         pairs.drop_last = is_training and self.args.dataloader_drop_last
