@@ -117,6 +117,25 @@ def test_a_new_head_is_said_in_one_line_unless_it_was_asked_for(tiny_model, capl
     assert "score" in wrapped.peft_config["default"].modules_to_save
 
 
+@pytest.mark.parametrize(
+    ("kind", "heads"),
+    [
+        ("bert", ["classifier"]),
+        ("roberta", ["classifier"]),
+        ("distilbert", ["pre_classifier", "classifier"]),
+        ("deberta-v2", ["pooler", "classifier"]),
+    ],
+)
+def test_all_of_an_encoders_head_is_trained_and_saved(kind, heads, tmp_path):
+    model = make_model(make_tokenizer(), kind)
+    wrapped = adapters.wrap(model, peft.LoraConfig(), False, False)
+    wrapped.save_pretrained(tmp_path)
+    saved = peft.utils.load_peft_weights(str(tmp_path), device="cpu")
+    for head in heads:
+        assert any(f".{head}.modules_to_save." in name for name in trainable(wrapped))
+        assert any(f".{head}." in name for name in saved)
+
+
 def test_a_dict_is_a_lora_config_or_that_of_its_peft_type(tiny_model):
     assert adapters.config_from_dict({"r": 4, "lora_alpha": 8}).r == 4
     assert isinstance(adapters.config_from_dict({"r": 4}), peft.LoraConfig)
@@ -349,3 +368,26 @@ def test_an_adapter_of_a_classifier_with_a_trained_head_starts_from_that_head(ti
         tiny_model, config(tmp_path), train_dataset=DATA, processing_class=tokenizer, peft_config=peft.LoraConfig()
     )
     assert torch.equal(next(value for name, value in trainable(trainer.model).items() if ".score." in name), head)
+
+
+def test_adalora_moves_its_ranks_as_it_trains(language_model_path, tmp_path):
+    values = peft.AdaLoraConfig(init_r=4, target_r=1, tinit=1, tfinal=1, deltaT=1, total_step=6, orth_reg_weight=0.1)
+    trainer = RewardTrainer(
+        language_model_path, config(tmp_path, max_steps=6, learning_rate=1e-2), train_dataset=DATA, peft_config=values
+    )
+    trainer.train()
+    ranks = [module.lora_E["default"] for module in trainer.model.modules() if hasattr(module, "lora_E")]
+    assert sum(int((rank == 0).sum()) for rank in ranks) > 0
+    assert trainer.model.peft_config["default"].rank_pattern
+
+
+def test_an_adapter_is_made_without_warnings_of_the_libraries(language_model_path, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        trained(language_model_path, str(tmp_path), peft_config=peft.LoraConfig())
+        models.load(str(tmp_path))
+
+
+def test_an_adapter_that_needs_task_ids_is_refused(language_model_path, tmp_path):
+    with pytest.raises(ValueError, match="POLY needs a task id"):
+        RewardTrainer(language_model_path, config(tmp_path), train_dataset=DATA, peft_config=peft.PolyConfig())

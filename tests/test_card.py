@@ -170,6 +170,12 @@ def test_local_paths_never_reach_the_header(name):
     assert "datasets" not in header
 
 
+def test_a_directory_that_looks_like_a_hub_name_does_not_reach_the_header(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    assert "base_model" not in header_of(model_card(facts(base_model="owner/model")))
+
+
 def test_hub_names_reach_the_header():
     header = header_of(model_card(facts(base_model="Qwen/Qwen3-0.6B", datasets=("owner/pairs.v1", "imdb"))))
     assert header["base_model"] == "Qwen/Qwen3-0.6B"

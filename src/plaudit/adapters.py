@@ -69,7 +69,7 @@ def wrap(model: PreTrainedModel, peft_config: PeftConfig | dict, checkpointing: 
             gradient_checkpointing_kwargs={"use_reentrant": reentrant},
         )
     try:
-        wrapped = get_peft_model(model, config)
+        wrapped = _quietly(get_peft_model, model, config)
     except ValueError as error:
         # PEFT knows the usual target modules of the usual architectures only.
         if getattr(config, "target_modules", "given") is not None or "target_modules" not in str(error):
@@ -79,10 +79,20 @@ def wrap(model: PreTrainedModel, peft_config: PeftConfig | dict, checkpointing: 
             f"PEFT knows no usual target modules for '{model.config.model_type}': the adapter is put on all linear layers"
         )
         config.target_modules = "all-linear"
-        wrapped = get_peft_model(model, config)
-    if checkpointing and reentrant:
-        wrapped.enable_input_require_grads()
+        wrapped = _quietly(get_peft_model, model, config)
     return wrapped
+
+
+def _quietly(make: Callable[..., PeftModel], *args: Any, **kwargs: Any) -> PeftModel:
+    """Return what PEFT makes, without the warning that it asks transformers by an older name for its checkpointing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        return make(*args, **kwargs)
+
+
+def allocates_ranks(model: Any) -> bool:
+    """Tell whether the adapter moves its rank budget between layers as it trains (AdaLoRA), step by step."""
+    return isinstance(model, PeftModel) and hasattr(model.base_model, "update_and_allocate")
 
 
 def _refuse_what_moves_the_read_out(config: PeftConfig) -> None:
@@ -92,6 +102,8 @@ def _refuse_what_moves_the_read_out(config: PeftConfig) -> None:
             f"peft_config: {kind} puts virtual tokens before the prompt, which moves the read-out to a padded position, "
             "so the rewards would be wrong; use an adapter of the weights, such as LoraConfig()"
         )
+    if kind == "POLY":
+        raise ValueError("peft_config: POLY needs a task id for every row, which pairs do not have; use LoraConfig()")
     if not hasattr(config, "modules_to_save"):
         raise ValueError(
             f"peft_config: {kind} cannot keep another module's weights, so the trained reward head would be lost on "
@@ -145,7 +157,7 @@ def load(path: str, load_base: Callable[..., PreTrainedModel], trainable: bool =
     heads = head_names(base)
     if any(f".{head}." in key for key in weights for head in heads):
         config.task_type = TaskType.SEQ_CLS
-        return PeftModel.from_pretrained(base, path, is_trainable=trainable, config=config, **hub)
+        return _quietly(PeftModel.from_pretrained, base, path, is_trainable=trainable, config=config, **hub)
     warnings.warn(
         f"the adapter '{path}' holds no trained reward head ({', '.join(heads)}); the head is new and its rewards "
         "mean nothing before training",
@@ -158,13 +170,10 @@ def load(path: str, load_base: Callable[..., PreTrainedModel], trainable: bool =
 def _with_new_head(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Any], adapter: str) -> PeftModel:
     """Return a classifier under adapter weights that were trained without its head, such as a language model's."""
     config.task_type = TaskType.SEQ_CLS
-    # A classifier has no language model head, and PEFT wants every module of its list to be there.
-    config.modules_to_save = [name for name in config.modules_to_save or [] if name != "lm_head"] or None
-    model = peft.PeftModelForSequenceClassification(base, config, adapter_name=adapter)
+    model = _quietly(peft.PeftModelForSequenceClassification, base, config, adapter_name=adapter)
     own = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     head = {key: value for key, value in own.items() if any(f".{name}." in key for name in head_names(model))}
-    kept = {key: value for key, value in weights.items() if ".lm_head." not in key}
-    set_peft_model_state_dict(model, {**head, **kept}, adapter_name=adapter)
+    set_peft_model_state_dict(model, {**head, **weights}, adapter_name=adapter)
     return model
 
 

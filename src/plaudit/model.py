@@ -33,10 +33,10 @@ def load(name: str, model_init_kwargs: Mapping[str, Any] | None = None, trust_re
     model_init_kwargs: keyword arguments of `from_pretrained`; `dtype` overrides float32.
     Raises ValueError for a path that does not exist and for a head with more than one output.
     """
+    name = _require_path(name)
     kwargs = compat.translate_model_kwargs(dict(model_init_kwargs or {}))
     kwargs.setdefault("trust_remote_code", trust_remote_code)
     hub = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
-    _require_path(name)
     if adapters.is_adapter(name, **hub):
         base_kwargs = {key: value for key, value in kwargs.items() if key != "revision"}
         return adapters.load(name, lambda base, **recorded: load_classifier(base, {**base_kwargs, **recorded}), **hub)
@@ -45,7 +45,7 @@ def load(name: str, model_init_kwargs: Mapping[str, Any] | None = None, trust_re
 
 def load_classifier(name: str, kwargs: Mapping[str, Any]) -> PreTrainedModel:
     """Return the whole model at a directory or a Hub id as a classifier with one label; a missing head is made new."""
-    _require_path(name)
+    name = _require_path(name)
     kwargs = {"dtype": torch.float32, **kwargs, "num_labels": 1}
     if kwargs.get("config") is not None:
         # from_pretrained passes what it does not know to the model's constructor when a config is given.
@@ -129,7 +129,7 @@ def adapt(
     inner = classifier_of(model)
     if isinstance(inner, PreTrainedModel):
         if tokenizer is not None:
-            if new_tokens and len(tokenizer) > vocabulary_size(inner):
+            if new_tokens and len(tokenizer) > (vocabulary_size(inner) or 0):
                 inner.resize_token_embeddings(len(tokenizer))
             write_config_values(inner, tokenizer)
         inner.add_model_tags(TAGS)
@@ -177,7 +177,7 @@ def load_tokenizer(name: str, model_init_kwargs: Mapping[str, Any] | None, trust
     """Return the tokenizer beside a model, or beside the base of an adapter that was saved without one."""
     kwargs = dict(model_init_kwargs or {})
     hub = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
-    _require_path(name)
+    name = _require_path(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
         # Beside a model's config alone, transformers makes a tokenizer of the model's kind that knows no words.
@@ -232,10 +232,12 @@ def skip_checkpointing(model: nn.Module) -> str | None:
     return None
 
 
-def _require_path(name: str) -> None:
-    """Raise ValueError for what can only be a local path and is none, before the Hub is asked for it."""
+def _require_path(name: str) -> str:
+    """Return the name with `~` expanded; ValueError for what can only be a local path and is none, before the Hub is asked."""
     looks_local = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or (os.sep != "/" and os.sep in name)
-    if looks_local and not os.path.isdir(os.path.expanduser(name)):
+    path = os.path.expanduser(name)
+    if looks_local and not os.path.isdir(path):
         raise ValueError(
             f"model: the directory '{name}' does not exist; correct the path, or give a Hub id (owner/name)"
         )
+    return path

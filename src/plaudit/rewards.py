@@ -125,8 +125,6 @@ def _decoder_forward(
     kwargs = {name: value for name, value in kwargs.items() if value is not None and name != "labels"}
     as_tuple = kwargs.pop("return_dict", True) is False
     kwargs.setdefault("use_cache", False)
-    if getattr(self.config, "output_router_logits", False):
-        kwargs.setdefault("output_router_logits", True)
     base = getattr(self, self.base_model_prefix)(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
     last = read_out_positions(input_ids, self.config.get_text_config().pad_token_id)
     states = base.last_hidden_state[torch.arange(input_ids.shape[0], device=input_ids.device), last]

@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import accelerate
 import datasets
@@ -72,11 +72,12 @@ def name_of(model: Any) -> str:
 
 def model_of(model: Any, args: RewardConfig) -> nn.Module:
     """Return the checked classifier that a name, a path or an object stands for."""
+    kwargs = cast(dict | None, args.model_init_kwargs)  # RewardConfig has read the JSON
     if isinstance(model, str):
-        model = models.load(model, args.model_init_kwargs, args.trust_remote_code)
-    elif args.model_init_kwargs and not isinstance(model, PeftModel):
+        model = models.load(model, kwargs, args.trust_remote_code)
+    elif kwargs and not isinstance(model, PeftModel):
         say("model_init_kwargs has no effect: the model was given as an object, not by its name", once=True)
-    return models.check(model, args.model_init_kwargs)
+    return models.check(model, kwargs)
 
 
 def require_trainable(model: nn.Module) -> None:
@@ -113,7 +114,9 @@ def processing_class_of(processing_class: Any, source: str, data_collator: Any, 
     if processing_class is None:
         processing_class = getattr(data_collator, "tokenizer", None)
     if processing_class is None and source:
-        processing_class = models.load_tokenizer(source, args.model_init_kwargs, args.trust_remote_code)
+        processing_class = models.load_tokenizer(
+            source, cast(dict | None, args.model_init_kwargs), args.trust_remote_code
+        )
     tokenizer = tokenizer_of(processing_class)
     if tokenizer is None:
         if data_collator is None:
@@ -185,7 +188,7 @@ def _data_facts(trainer: Any) -> dict[str, Any]:
 
 
 def _training_facts(args: RewardConfig, state: Any) -> dict[str, Any]:
-    last = next((entry for entry in reversed(state.log_history) if "accuracy" in entry), {})
+    last: dict = next((entry for entry in reversed(state.log_history) if "accuracy" in entry), {})
     pairs = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     return {
         "optimizer steps": state.global_step,

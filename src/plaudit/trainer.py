@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
 from plaudit import adapters, compat, losses, setup
@@ -107,6 +107,8 @@ class RewardTrainer(Trainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        if adapters.allocates_ranks(self.model):
+            self.add_callback(_RankAllocation())
         if self.args.activation_offloading and self.accelerator.device.type == "cpu":
             say("activation_offloading has no effect on a CPU: the activations are in host memory already", once=True)
 
@@ -494,6 +496,13 @@ class RewardTrainer(Trainer):
         if callable(getattr(self.optimizer, "eval", None)):
             self.optimizer.eval()
         return model
+
+
+class _RankAllocation(TrainerCallback):
+    """Lets AdaLoRA move its ranks after each optimizer step, while the gradients that it judges by are still there."""
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        model.base_model.update_and_allocate(state.global_step)
 
 
 def _require_finite(figures: Mapping[str, Any], step: int) -> None:
