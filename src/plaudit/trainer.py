@@ -211,7 +211,9 @@ class RewardTrainer(Trainer):
         )
         if kwargs:
             raise TypeError(f"train() got unexpected arguments {sorted(kwargs)}")
-        setup.require_trainable(self.model)
+        # In a hyperparameter search there is no model yet: every trial makes its own.
+        if self.model is not None:
+            setup.require_trainable(self.model)
         self._running = RunningMetrics(self.accelerator.device)
         self._kept_loss: dict | None = None
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
