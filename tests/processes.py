@@ -107,7 +107,8 @@ def training(model_path: str, folder: Path, num_pairs: int, total_batch: int, ac
     names = ("loss", "grad_norm", "num_tokens", "min_reward", "mean_reward", "max_reward", "accuracy", "margin")
     logs = [{key: entry[key] for key in names} for entry in trainer.state.log_history if "loss" in entry]
     weights = torch.cat([value.detach().flatten() for value in trainer.model.parameters()])
-    return {"logs": logs, "weights": weights.double().abs().sum().item()}
+    train_loss = trainer.state.log_history[-1]["train_loss"]
+    return {"logs": logs, "weights": weights.double().abs().sum().item(), "train_loss": train_loss}
 
 
 def everything(model_path: str, folder: Path) -> dict:
@@ -116,6 +117,7 @@ def everything(model_path: str, folder: Path) -> dict:
         "evaluations": evaluations(model_path, folder),
         "even": training(model_path, folder, 8, 8),
         "uneven": training(model_path, folder, 11, 8),
+        "unlogged": training(model_path, folder, 11, 8, logging_steps=5),
         "streamed": training(model_path, folder, 11, 8, streamed=True, max_steps=2),
     }
 
@@ -123,4 +125,8 @@ def everything(model_path: str, folder: Path) -> dict:
 if __name__ == "__main__":
     model_path, folder = sys.argv[1], Path(sys.argv[2])
     result = everything(model_path, folder)
+    # Left to the interpreter's end, the group's threads may be destroyed while they run.
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(result))

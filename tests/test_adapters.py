@@ -11,6 +11,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 from conftest import make_model, make_tokenizer, text_pairs
 from datasets import Dataset
 from processes import config
@@ -322,7 +323,7 @@ def test_what_the_base_lacks_is_recorded_beside_the_adapter_and_never_as_config_
     assert "config.json" not in files
     recorded = adapters.base_values(saved.path)
     assert recorded == {
-        **{"num_labels": 1, "problem_type": "regression", "pad_token_id": 0, "eos_token_id": 1},
+        **{"num_labels": 1, "problem_type": "regression", "pad_token_id": 0, "eos_token_id": 1, "dtype": "float32"},
         "vocab_size": 400,
     }
     loaded = models.load(saved.path)
@@ -391,3 +392,59 @@ def test_an_adapter_is_made_without_warnings_of_the_libraries(language_model_pat
 def test_an_adapter_that_needs_task_ids_is_refused(language_model_path, tmp_path):
     with pytest.raises(ValueError, match="POLY needs a task id"):
         RewardTrainer(language_model_path, config(tmp_path), train_dataset=DATA, peft_config=peft.PolyConfig())
+
+
+def test_a_peft_model_that_does_not_keep_its_head_is_made_to(language_model_path, tmp_path, caplog):
+    classifier = AutoModelForSequenceClassification.from_pretrained(language_model_path, num_labels=1)
+    model = peft.get_peft_model(classifier, peft.LoraConfig())
+    before = model.base_model.model.score.weight.clone()
+    tokenizer = make_tokenizer()
+    trainer = trained(model, str(tmp_path), processing_class=tokenizer)
+    assert "did not keep the reward head (score)" in caplog.text
+    score = trainer.model.base_model.model.score
+    assert not torch.equal(score.modules_to_save["default"].weight, before)
+    reloaded = RewardTrainer(str(tmp_path), config(tmp_path / "again", seed=7), train_dataset=DATA)
+    np.testing.assert_allclose(reloaded.predict(DATA).predictions, trainer.predict(DATA).predictions, atol=1e-5)
+
+
+def test_a_pooler_that_a_checkpoint_does_not_bring_is_saved_with_the_adapter(tmp_path):
+    tokenizer = make_tokenizer()
+    encoder = make_model(tokenizer, "bert")
+    transformers.BertForMaskedLM(encoder.config).save_pretrained(tmp_path / "mlm")
+    tokenizer.save_pretrained(tmp_path / "mlm")
+    trainer = trained(str(tmp_path / "mlm"), str(tmp_path / "out"), peft_config=peft.LoraConfig())
+    reloaded = RewardTrainer(str(tmp_path / "out"), config(tmp_path / "again", seed=7), train_dataset=DATA)
+    np.testing.assert_allclose(reloaded.predict(DATA).predictions, trainer.predict(DATA).predictions, atol=1e-5)
+
+
+def test_an_adapter_remembers_the_precision_of_its_base(language_model_path, tmp_path):
+    kwargs = {"model_init_kwargs": {"dtype": torch.bfloat16}}
+    trainer = trained(language_model_path, str(tmp_path), peft_config=peft.LoraConfig(), **kwargs)
+    reloaded = RewardTrainer(str(tmp_path), config(tmp_path / "again"), train_dataset=DATA)
+    np.testing.assert_array_equal(reloaded.predict(DATA).predictions, trainer.predict(DATA).predictions)
+    assert ").float()" in (tmp_path / "README.md").read_text()
+    assert models.load(str(tmp_path), {"dtype": torch.float32}).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (peft.LoraConfig, TypeError, "expected a PeftConfig such as LoraConfig"),
+        ("lora", TypeError, "got 'lora'"),
+        ({"r": "x"}, ValueError, "peft_config: .*target_modules"),
+        (peft.LoraConfig(modules_to_save=["nope"]), ValueError, r"modules_to_save names \['nope'\]"),
+    ],
+)
+def test_an_adapter_configuration_that_is_none_is_an_error(language_model_path, tmp_path, given, error, message):
+    with pytest.raises(error, match=message):
+        RewardTrainer(language_model_path, config(tmp_path), train_dataset=DATA, peft_config=given)
+
+
+def test_an_adapter_without_weights_is_an_error_that_names_it(saved, tmp_path):
+    shutil.copytree(saved.path, tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"the adapter '.*adapter' has no weights that can be read.*restore them"):
+        models.load(str(tmp_path / "adapter"))
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config.json of '.*adapter' cannot be read"):
+        models.load(str(tmp_path / "adapter"))

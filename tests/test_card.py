@@ -11,7 +11,7 @@ import peft
 import pytest
 import transformers
 import yaml
-from conftest import conversations, make_tokenizer, text_pairs
+from conftest import conversations, make_model, make_tokenizer, text_pairs
 from datasets import Dataset
 from processes import config
 
@@ -106,7 +106,26 @@ def test_the_cards_pipeline_returns_the_trained_reward(form, kind, saved):
     if kind == "conversational":
         conversation = ASKED[1][0]["prompt"] + ASKED[1][0]["chosen"]
         text = case.trainer.processing_class.apply_chat_template(conversation, tokenize=False)
-    np.testing.assert_allclose(pipe(text)[0]["score"], case.reward, atol=1e-5)
+    options = {"add_special_tokens": False} if "add_special_tokens=False" in case.card.split("## Training")[0] else {}
+    np.testing.assert_allclose(pipe(text, **options)[0]["score"], case.reward, atol=1e-5)
+
+
+def test_the_cards_ways_to_score_are_right_where_template_and_tokenizer_both_write_a_bos(tmp_path):
+    template = "<|bos|>{% for message in messages %}{{ message.role }}: {{ message.content }}<|end|>{% endfor %}"
+    tokenizer = make_tokenizer(chat_template=template, bos="<|bos|>")
+    folder = tmp_path / "model"
+    make_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    rows = Dataset.from_list(conversations(4))
+    trainer = RewardTrainer(str(folder), config(tmp_path / "out", max_steps=1), train_dataset=rows)
+    trainer.train()
+    trainer.save_model()
+    conversation = rows[0]["prompt"] + rows[0]["chosen"]
+    text = trainer.processing_class.apply_chat_template(conversation, tokenize=False)
+    pipe = transformers.pipeline("text-classification", model=str(tmp_path / "out"))
+    expected = trainer.predict(rows).predictions[0, 0]
+    np.testing.assert_allclose(pipe(text, add_special_tokens=False)[0]["score"], expected, atol=1e-5)
+    assert "`add_special_tokens=False`" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_merged_adapter_needs_no_keyword_arguments_in_a_pipeline(saved, tmp_path):

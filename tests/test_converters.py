@@ -210,7 +210,7 @@ def test_sharegpt_takes_text_answers_and_a_system_column():
 def test_sharegpt_without_messages_is_an_error():
     with pytest.raises(RowProblem, match="'conversations' must be a list of messages, not None"):
         pairs("sharegpt", {"conversations": None, "chosen": "a", "rejected": "b"})
-    with pytest.raises(RowProblem, match="'rejected' must be a message, a message list or a text, not 3"):
+    with pytest.raises(RowProblem, match="'rejected' must be a message, a message list or a text, not int 3"):
         pairs("sharegpt", {"conversations": [user("q")], "chosen": "a", "rejected": 3})
 
 
@@ -243,11 +243,11 @@ def test_ratings_drop_a_lone_answer_and_an_empty_one():
     ("change", "message"),
     [
         ({"scores": [1, None]}, "score of answer 1 must be a finite number, not None"),
-        ({"scores": [float("nan"), 1]}, "score of answer 0 must be a finite number, not nan"),
-        ({"scores": [1, "2"]}, "not '2'"),
+        ({"scores": [float("nan"), 1]}, "score of answer 0 must be a finite number, not float nan"),
+        ({"scores": [1, "2"]}, "not str '2'"),
         ({"scores": [1]}, "'responses' has 2 answers and 'scores' 1 scores"),
         ({"scores": None}, "'scores' must be a list, not None"),
-        ({"responses": ["a", 5]}, "an answer must be a text, not 5"),
+        ({"responses": ["a", 5]}, "an answer must be a text, not int 5"),
         ({"prompt": None}, "'prompt' must be a text or a message list, not None"),
     ],
 )

@@ -156,7 +156,9 @@ def test_messages_with_tool_calls_in_some_rows_keep_their_own_keys():
 def test_an_error_inside_the_pass_names_the_true_row(streamed):
     source = Dataset.from_list([RATED] * 1500 + [RATED | {"scores": [1, float("nan")]}])
     source = source.to_iterable_dataset() if streamed else source
-    with pytest.raises(ValueError, match=r"^eval row 1500: the score of answer 1 must be a finite number, not nan"):
+    with pytest.raises(
+        ValueError, match=r"^eval row 1500: the score of answer 1 must be a finite number, not float nan"
+    ):
         list(formats.convert(source, split="eval"))
 
 
@@ -278,3 +280,20 @@ def test_the_page_shows_every_converter_and_every_generation_of_token_columns():
     assert {section_of(text) for text in EXAMPLES} == {None, *formats.CONVERTERS}
     for names in compat.TOKEN_COLUMNS:
         assert any(f'"{names["chosen_ids"]}"' in text for text in EXAMPLES)
+
+
+@pytest.mark.parametrize("name", ["chosen_ids", "rejected_input_ids", "input_ids_chosen"])
+def test_one_side_of_tokens_alone_names_the_missing_column(name):
+    with pytest.raises(ValueError, match=r"the rows are tokenized, but the column '.*' is missing; give both"):
+        formats.recognise([name], {name: [1]}, "train")
+
+
+def test_one_mask_alone_is_an_error():
+    row = {"input_ids_chosen": [1], "attention_mask_chosen": [1], "input_ids_rejected": [1]}
+    with pytest.raises(ValueError, match="'attention_mask_rejected' is missing"):
+        formats.layout_of(list(row), row, "train")
+
+
+def test_many_columns_are_not_all_listed():
+    with pytest.raises(ValueError, match="and 188 more;"):
+        formats.recognise([f"column{i}" for i in range(200)], {}, "train")

@@ -13,7 +13,7 @@ from test_records import ANSWERS, TALKS, TEXTS, assistant, user
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from plaudit import formats, prepare, tokens
+from plaudit import formats, prepare, records, tokens
 from plaudit.prepare import Rules
 
 TOKENIZER = make_tokenizer()
@@ -176,7 +176,7 @@ EXPLICIT = {"prompt": "p", **TEXTS}
         (ANSWERS, {"tools": "[{"}, "'tools' is not JSON"),
         (IDS, {"chosen_ids": []}, "'chosen_ids' is empty"),
         (IDS, {"rejected_ids": None}, "'rejected_ids' is None"),
-        (IDS, {"rejected_ids": [1, 10_000]}, "'rejected': token id 10000 is outside the model's vocabulary of 400"),
+        (IDS, {"rejected_ids": [1, 10_000]}, "'rejected_ids': token id 10000 is outside the model's vocabulary of 400"),
     ],
 )
 def test_a_bad_row_is_an_error_that_names_split_row_and_column(good, change, message):
@@ -439,3 +439,25 @@ def test_changed_code_does_not_find_the_cache(tmp_path, encoded, monkeypatch):
     monkeypatch.setattr(formats, "source_checksum", lambda *files: 1)
     prepared(data)
     assert encoded["encoded"] == 40
+
+
+# Rows that keep the number they had in their file
+
+
+def test_an_error_names_the_row_by_its_number_in_the_file():
+    rows = [TEXTS | {records.ROW: 7}, TEXTS | {"chosen": "", records.ROW: 9}]
+    refused(rows, "^train row 9: 'chosen' is empty")
+    rated = [RATED | {records.ROW: 7}, RATED | {"scores": [1, None], records.ROW: 9}]
+    refused(rated, "^train row 9: ")
+    assert prepared([TEXTS | {records.ROW: 7}]).column_names == ["chosen_ids", "rejected_ids"]
+
+
+def test_a_margin_that_only_later_rows_have_is_an_error():
+    rows = [TEXTS, TEXTS | {"margin": 0.5}]
+    with pytest.raises(ValueError, match="^train row 1: 'margin' is given here, but not in the first row"):
+        list(prepared(stream(rows)))
+
+
+def test_a_column_that_only_later_rows_have_does_not_come_through():
+    rows = [TEXTS, TEXTS | {"extra": 1}]
+    assert all(set(row) == {"chosen_ids", "rejected_ids"} for row in prepared(stream(rows)))

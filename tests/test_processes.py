@@ -75,6 +75,12 @@ def test_training_on_two_processes_is_training_on_one(alone, together, run):
         assert result[run]["weights"] == pytest.approx(alone[run]["weights"], rel=1e-6)
 
 
+@pytest.mark.parametrize("run", ["even", "uneven", "unlogged", "streamed"])
+def test_the_runs_loss_is_that_of_all_processes(alone, together, run):
+    for result in together:
+        assert result[run]["train_loss"] == pytest.approx(alone[run]["train_loss"], abs=1e-5)
+
+
 @pytest.mark.parametrize(("num_pairs", "steps"), [(8, 1), (11, 2)])
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_accumulated_micro_batches_add_up_to_the_whole_batch(model_path, tmp_path, num_pairs, steps, accumulation):

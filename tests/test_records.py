@@ -334,3 +334,23 @@ def test_bad_tools_are_an_error_that_names_the_row(tools, message):
 def test_template_arguments_are_a_dict_or_none():
     assert canonical(TALKS | {"chat_template_kwargs": None})["chat_template_kwargs"] == {}
     refused(TALKS | {"chat_template_kwargs": "x"}, "'chat_template_kwargs' must be a dict, not str 'x'")
+
+
+@pytest.mark.parametrize("name", ["add_generation_prompt", "chat_template", "tokenize", "continue_final_message"])
+def test_template_variables_cannot_replace_how_a_row_is_rendered(name):
+    refused(TALKS | {"chat_template_kwargs": {name: True}}, f"'chat_template_kwargs' sets {name!r}")
+
+
+def test_a_mask_holds_only_ones_and_zeros():
+    row = {"input_ids_chosen": [5, 6], "attention_mask_chosen": [1, 7]}
+    row |= {"input_ids_rejected": [5], "attention_mask_rejected": [1]}
+    refused(row, "'attention_mask_chosen' holds [1, 7]")
+
+
+def test_half_a_surrogate_pair_is_an_error_in_texts_and_messages():
+    refused({"chosen": "bad \ud800", "rejected": "b"}, "'chosen' holds half of a surrogate pair")
+    refused({"chosen": [user("q"), assistant("\ud800")], "rejected": TALKS["rejected"]}, "half of a surrogate pair")
+
+
+def test_a_margin_that_float32_cannot_hold_is_an_error():
+    refused(TEXTS | {"margin": 1e39}, "'margin' must be a finite number, not float 1e+39")

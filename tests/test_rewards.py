@@ -17,6 +17,7 @@ from plaudit.rewards import (
     head_names,
     outputs,
     read,
+    read_out_positions,
     reads_last_token,
     rewards,
 )
@@ -305,3 +306,20 @@ def test_rewards_of_rows_that_share_nothing_differ():
     values = rewards(model, batch_of(ROWS)).tolist()
     assert min(abs(a - b) for a in values for b in values if a is not b) > 1e-3
     assert all(math.isfinite(value) for value in values)
+
+
+def test_a_model_with_its_reward_forward_can_be_pickled(tokenizer, tmp_path):
+    model = make_model(tokenizer).eval()
+    attach(model)
+    torch.save(model, tmp_path / "model.pt")
+    copied = torch.load(tmp_path / "model.pt", weights_only=False)
+    batch = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    assert torch.equal(rewards(copied, batch), rewards(model, batch))
+
+
+@pytest.mark.parametrize("pad", [0, None])
+def test_the_read_out_of_a_batch_is_that_of_lists(pad):
+    from plaudit.prepare import read_out
+
+    rows = [[4, 0, 5, 0], [0, 0, 0, 0], [1, 2, 3, 4], [0, 7, 0, 0]]
+    assert read_out_positions(torch.tensor(rows), pad).tolist() == [read_out(row, pad) for row in rows]

@@ -101,7 +101,7 @@ def test_a_role_that_the_template_refuses_is_an_error_that_names_the_row_and_the
     tokenizer = make_tokenizer(chat_template=template)
     critic = [{"role": "critic", "content": "hm"}, {"role": "assistant", "content": "a"}]
     message = (
-        "train row 6, 'chosen': the chat template refuses this conversation (TemplateError: no critics); its roles"
+        "train row 6, 'chosen': the chat template refuses this conversation (TemplateError: no critics); its 2 roles"
     )
     with pytest.raises(ValueError, match=re.escape(message) + r".*'critic', 'assistant'.*chat_template_path"):
         encode(tokenizer, turns("q", "a"), critic)

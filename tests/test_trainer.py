@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from processes import config
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainingArguments
 
-from plaudit import RewardDataCollatorWithPadding, RewardTrainer
+from plaudit import DataCollatorForPreference, RewardDataCollatorWithPadding, RewardTrainer
 
 
 def make(model, folder, rows=None, eval_rows=None, **kwargs):
@@ -531,3 +532,102 @@ def test_a_checkpoint_holds_card_tags_template_and_the_open_interval(model_path,
 def test_unused_arguments_of_train_are_refused(model_path, tmp_path):
     with pytest.raises(TypeError, match="unexpected arguments"):
         make(model_path, tmp_path).train(nonsense=1)
+
+
+def test_a_streams_bad_row_in_a_loader_worker_is_the_same_one_line(model_path, tmp_path):
+    rows = text_pairs(1_400)
+    rows[1_350]["chosen"] = None
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    trainer = make(
+        model_path, tmp_path, stream, max_steps=200, per_device_train_batch_size=100, dataloader_num_workers=1
+    )
+    with pytest.raises(ValueError, match=r"^train row 1350: 'chosen' is None; drop the row or fill it$"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_fewer_pairs_than_a_batch_with_drop_last_are_an_error(model_path, tmp_path, streamed):
+    rows = Dataset.from_list(text_pairs(3))
+    trainer = make(
+        model_path, tmp_path, rows.to_iterable_dataset() if streamed else rows, max_steps=2,
+        per_device_train_batch_size=8, dataloader_drop_last=True,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="no whole batch of 8 pairs.*leave dataloader_drop_last out"):
+        trainer.train()
+
+
+def test_the_name_of_an_evaluation_set_that_does_not_exist_is_an_error(model_path, tmp_path):
+    trainer = make(model_path, tmp_path, eval_rows={"a": Dataset.from_list(text_pairs(3))})
+    assert "eval_accuracy" in trainer.evaluate("a")
+    with pytest.raises(ValueError, match=r"no evaluation set 'b'; the sets are \['a'\]"):
+        trainer.evaluate("b")
+    with pytest.raises(ValueError, match="empty dict"):
+        trainer.evaluate({})
+
+
+def test_neftune_trains_and_says_which_path_it_takes(model_path, tmp_path, caplog):
+    make(model_path, tmp_path, neftune_noise_alpha=5.0, max_steps=1).train()
+    assert "neftune_noise_alpha takes the padded path" in caplog.text
+
+
+def test_a_path_object_names_a_model(model_path, tmp_path):
+    assert make(Path(model_path), tmp_path).model.config.num_labels == 1
+
+
+def test_a_collator_that_pads_with_another_id_gives_the_same_rewards(model_path, tmp_path):
+    rows = Dataset.from_list(text_pairs(6))
+    expected = make(model_path, tmp_path).predict(rows).predictions
+    other = make(model_path, tmp_path, data_collator=DataCollatorForPreference(pad_token_id=9))
+    np.testing.assert_allclose(other.predict(rows).predictions, expected, atol=1e-6)
+
+
+def test_the_oldest_collator_gives_lone_rewards_whatever_the_padding_side(tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.padding_side = "left"
+    model = make_model(tokenizer, "gpt2", n_embd=32, n_head=4, n_layer=2, n_positions=512)
+    rows = text_pairs(6)
+    trainer = make(
+        model, tmp_path, rows, processing_class=tokenizer, data_collator=RewardDataCollatorWithPadding(tokenizer)
+    )
+    np.testing.assert_allclose(
+        trainer.predict(Dataset.from_list(rows)).predictions, rewards_by_hand(trainer, rows), atol=1e-5
+    )
+
+
+def test_an_attempt_given_up_for_memory_counts_nowhere(model_path, tmp_path, monkeypatch):
+    rows = text_pairs(30)
+    trainer = make(
+        model_path, tmp_path, rows, per_device_train_batch_size=8, auto_find_batch_size=True, num_train_epochs=1
+    )
+    compute, calls = trainer.compute_loss, []
+
+    def once_too_large(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("CUDA out of memory.")
+        return compute(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "compute_loss", once_too_large)
+    trainer.train()
+    last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
+    assert last["num_tokens"] == sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in trainer.train_dataset)
+
+
+def test_an_infinite_gradient_under_a_loss_scaler_does_not_stop_the_run(model_path, tmp_path):
+    trainer = make(model_path, tmp_path)
+    trainer.is_in_train = True
+    with pytest.raises(FloatingPointError, match="grad_norm is inf"):
+        trainer.log({"loss": 0.5, "grad_norm": math.inf})
+    trainer.accelerator.scaler = object()
+    trainer.log({"loss": 0.5, "grad_norm": math.inf})
+
+
+def test_a_model_is_saved_under_a_path_object(model_path, tmp_path):
+    make(model_path, tmp_path).save_model(tmp_path / "saved")
+    assert (tmp_path / "saved" / "README.md").exists()
+
+
+def test_the_default_objective_of_a_search_is_the_evaluation_loss():
+    from plaudit.trainer import _mean_loss
+
+    assert _mean_loss({"eval_a_loss": 1.0, "eval_b_loss": 2.0, "eval_a_num_tokens": 999}) == 1.5

@@ -18,10 +18,11 @@ from peft.utils import (
     prepare_model_for_kbit_training,
     set_peft_model_state_dict,
 )
+from peft.utils.other import AuxiliaryTrainingWrapper, _set_trainable
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
-from plaudit.rewards import classifier_of, head_names
+from plaudit.rewards import HEAD_NAMES, classifier_of, head_names
 from plaudit.say import say
 
 # What an adapter needs of its base and the base's own config may lack. Not config.json: beside an adapter, transformers
@@ -43,8 +44,13 @@ def config_from_dict(values: dict[str, Any]) -> PeftConfig:
     if unknown:
         near = get_close_matches(unknown[0], known, 1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"peft_config: {kind} has no field {unknown}{hint} Its fields are: {', '.join(sorted(known))}")
-    return classes[kind](**values)
+        raise ValueError(
+            f"peft_config: {kind} has no field {unknown}{hint}; its fields are: {', '.join(sorted(known))}"
+        )
+    try:
+        return classes[kind](**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"peft_config: {kind} does not take {values} ({error})") from error
 
 
 def wrap(model: PreTrainedModel, peft_config: PeftConfig | dict, checkpointing: bool, reentrant: bool) -> PeftModel:
@@ -53,13 +59,25 @@ def wrap(model: PreTrainedModel, peft_config: PeftConfig | dict, checkpointing: 
     checkpointing, reentrant: whether and how activations are recomputed, which quantized bases must know.
     Raises ValueError for configurations that cannot carry a reward head.
     """
+    if not isinstance(peft_config, (PeftConfig, dict)):
+        raise TypeError(
+            f"peft_config: expected a PeftConfig such as LoraConfig(), or a dict of one, got {peft_config!r}"
+        )
     config = config_from_dict(peft_config) if isinstance(peft_config, dict) else copy.deepcopy(peft_config)
     _refuse_what_moves_the_read_out(config)
-    if config.task_type != TaskType.SEQ_CLS:
-        config.task_type = TaskType.SEQ_CLS
+    config.task_type = TaskType.SEQ_CLS
     heads = head_names(model)
-    asked = list(config.modules_to_save or [])
-    config.modules_to_save = [*asked, *[name for name in heads if name not in asked]]
+    asked = [config.modules_to_save] if isinstance(config.modules_to_save, str) else list(config.modules_to_save or [])
+    names = [name for name, _ in model.named_modules()]
+    unknown = set(asked) - set(HEAD_NAMES) - {part for name in names for part in (name, name.rpartition(".")[2])}
+    if unknown:
+        raise ValueError(
+            f"peft_config: modules_to_save names {sorted(unknown)}, which {type(model).__name__} does not have; "
+            f"its heads are {heads}"
+        )
+    # An encoder's pooler stands between its states and the head, and many checkpoints bring none: it is new as well.
+    kept = [*heads, *(["pooler"] if any(name.endswith(".pooler") for name in names) else [])]
+    config.modules_to_save = [*asked, *[name for name in kept if name not in asked]]
     if not set(heads) & set(asked):
         say(f"the adapter trains and saves the reward head ({', '.join(heads)}) along with its own weights")
     if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
@@ -70,7 +88,7 @@ def wrap(model: PreTrainedModel, peft_config: PeftConfig | dict, checkpointing: 
         )
     try:
         wrapped = _quietly(get_peft_model, model, config)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         # PEFT knows the usual target modules of the usual architectures only.
         if getattr(config, "target_modules", "given") is not None or "target_modules" not in str(error):
             asked_for = getattr(config, "target_modules", None)
@@ -81,6 +99,21 @@ def wrap(model: PreTrainedModel, peft_config: PeftConfig | dict, checkpointing: 
         config.target_modules = "all-linear"
         wrapped = _quietly(get_peft_model, model, config)
     return wrapped
+
+
+def keep_head(model: PeftModel) -> None:
+    """Have the adapter of a user's PeftModel train and save the reward head, which PEFT does for SEQ_CLS only."""
+    adapter = model.active_adapter if isinstance(model.active_adapter, str) else model.active_adapter[0]
+    config, classifier, heads = model.peft_config[adapter], classifier_of(model), head_names(model)
+    kept = any(isinstance(getattr(classifier, head), AuxiliaryTrainingWrapper) for head in heads)
+    if kept or not any(parameter.requires_grad for parameter in model.parameters()):
+        return
+    config.modules_to_save = [*(config.modules_to_save or []), *heads]
+    config.task_type = TaskType.SEQ_CLS
+    _set_trainable(model, adapter, module_names=heads, inference_mode=False)
+    say(
+        f"the PeftModel's adapter did not keep the reward head ({', '.join(heads)}): it is trained and saved from now on"
+    )
 
 
 def _quietly(make: Callable[..., PeftModel], *args: Any, **kwargs: Any) -> PeftModel:
@@ -113,33 +146,41 @@ def _refuse_what_moves_the_read_out(config: PeftConfig) -> None:
 
 def is_adapter(path: str, **hub: Any) -> bool:
     """Tell whether a directory or a Hub id holds an adapter instead of a whole model."""
+    return _file_beside(path, "adapter_config.json", **hub) is not None
+
+
+def _file_beside(path: str, name: str, **hub: Any) -> str | None:
+    """Return where a file of a directory or a Hub id is on this machine, None where there is none."""
     if os.path.isdir(path):
-        return os.path.isfile(os.path.join(path, "adapter_config.json"))
-    found = cached_file(
+        file = os.path.join(path, name)
+        return file if os.path.isfile(file) else None
+    return cached_file(
         path,
-        "adapter_config.json",
+        name,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
         **hub,
     )
-    return found is not None
 
 
-def load(path: str, load_base: Callable[..., PreTrainedModel], trainable: bool = True, **hub: Any) -> PeftModel:
+def load(path: str, load_base: Callable[..., PreTrainedModel], **hub: Any) -> PeftModel:
     """Return the adapter at path on its base, loaded as a classifier, its head as it was trained.
 
     load_base: a function from the base's name and the config values recorded beside the adapter to a classifier.
     Raises ValueError where the base is missing; warns where the adapter brings no trained head.
     """
-    config = PeftConfig.from_pretrained(path, **hub)
+    try:
+        config = PeftConfig.from_pretrained(path, **hub)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"adapter_config.json of '{path}' cannot be read ({error}); restore the file") from error
     _refuse_what_moves_the_read_out(config)
     name = config.base_model_name_or_path
     if not name:
         raise ValueError(
             f"the adapter '{path}' does not say which base it belongs to; load the base and pass a PeftModel"
         )
-    recorded = base_values(path)
+    recorded = base_values(path, **hub)
     vocabulary_size = recorded.pop("vocab_size", None)
     if config.revision is not None:
         recorded["revision"] = config.revision
@@ -152,12 +193,17 @@ def load(path: str, load_base: Callable[..., PreTrainedModel], trainable: bool =
         ) from error
     if vocabulary_size is not None and vocabulary_size > base.get_input_embeddings().weight.shape[0]:
         base.resize_token_embeddings(vocabulary_size, mean_resizing=False)
-    config.inference_mode = not trainable
-    weights = load_peft_weights(path, device="cpu", **hub)
+    config.inference_mode = False
+    try:
+        weights = load_peft_weights(path, device="cpu", **hub)
+    # Absent weights are asked of the Hub by the directory's name, and broken ones raise safetensors' own errors.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the adapter '{path}' has no weights that can be read ({reason}); restore them") from error
     heads = head_names(base)
     if any(f".{head}." in key for key in weights for head in heads):
         config.task_type = TaskType.SEQ_CLS
-        return _quietly(PeftModel.from_pretrained, base, path, is_trainable=trainable, config=config, **hub)
+        return _quietly(PeftModel.from_pretrained, base, path, is_trainable=True, config=config, **hub)
     warnings.warn(
         f"the adapter '{path}' holds no trained reward head ({', '.join(heads)}); the head is new and its rewards "
         "mean nothing before training",
@@ -177,10 +223,10 @@ def _with_new_head(base: PreTrainedModel, config: PeftConfig, weights: dict[str,
     return model
 
 
-def base_values(path: str) -> dict[str, Any]:
-    """Return the config values that were recorded beside a local adapter, none for another tool's adapter."""
-    file = os.path.join(path, BASE_FILE)
-    if not os.path.isfile(file):
+def base_values(path: str, **hub: Any) -> dict[str, Any]:
+    """Return the config values that were recorded beside an adapter, none for another tool's adapter."""
+    file = _file_beside(path, BASE_FILE, **hub)
+    if file is None:
         return {}
     with open(file, encoding="utf-8") as stream:
         return json.load(stream)
@@ -193,6 +239,7 @@ def base_values_of(model: PeftModel) -> dict[str, Any]:
     return {
         "num_labels": 1,
         "problem_type": "regression",
+        "dtype": str(classifier.dtype).removeprefix("torch."),
         "pad_token_id": text.pad_token_id,
         "eos_token_id": text.eos_token_id,
         "vocab_size": classifier.get_input_embeddings().weight.shape[0],
@@ -230,7 +277,7 @@ def rebuild_as_classifier(model: PeftModel, load_base: Callable[..., PreTrainedM
     warnings.warn(
         "the PeftModel is over a causal language model: it was rebuilt as a classifier with its adapter's weights, but a "
         "trained reward head was not in the object, so the head is new. To keep a trained head, pass the adapter's "
-        "directory or name, or load it with AutoPeftModelForSequenceClassification",
+        "directory or name, or load it with AutoPeftModelForSequenceClassification.from_pretrained(..., num_labels=1)",
         UserWarning,
         stacklevel=4,
     )

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import seed_worker
 
-from plaudit.collate import COUNTS, INDEX, TOTAL, WEIGHT
+from plaudit.collate import COUNTS, ERROR, INDEX, TOTAL, WEIGHT
 from plaudit.prepare import MARKED, kept_rows, pair_lengths
 
 
@@ -101,6 +101,11 @@ class DealtBatches(Sampler):
     def __init__(self, pairs: PairRows) -> None:
         self.pairs = pairs
         self.batch_size, self.drop_last = pairs.share.batch_size, pairs.drop_last
+        if not len(self):
+            raise ValueError(
+                f"the train_dataset's {len(pairs):,} pairs make no whole batch of {self.batch_size} pairs a process; "
+                "lower per_device_train_batch_size or leave dataloader_drop_last out"
+            )
 
     def set_epoch(self, epoch: int) -> None:
         if hasattr(self.pairs.order, "set_epoch"):
@@ -135,12 +140,26 @@ class StreamedPairs(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[list[dict]]:
         counts: Counter = Counter()
+        try:
+            yield from self._passes(counts)
+        except ValueError as error:
+            # A worker's error would arrive wrapped in its traceback; this one names the row and the cure by itself.
+            if torch.utils.data.get_worker_info() is None:
+                raise
+            yield [{ERROR: str(error)}]
+
+    def _passes(self, counts: Counter) -> Iterator[list[dict]]:
         for epoch in itertools.count(self.epoch):
             getattr(self.dataset, MARKED, self.dataset).set_epoch(epoch)
             num_batches = 0
             for num_batches, features in enumerate(self._one_pass(counts), 1):  # noqa: B007  # read after the loop
                 yield features
-            if not self.repeat or not num_batches:
+            if self.repeat and not num_batches:
+                raise ValueError(
+                    f"the streamed train_dataset holds no whole batch of {self.share.batch_size} pairs a process; lower "
+                    "per_device_train_batch_size or leave dataloader_drop_last out"
+                )
+            if not self.repeat:
                 return
 
     def _one_pass(self, counts: Counter) -> Iterator[list[dict]]:

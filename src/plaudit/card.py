@@ -18,7 +18,7 @@ class CardFacts:
 
     path: what the snippet loads, a directory or a Hub id. kind: how the training rows were written ("standard",
     "conversational" or "tokenized"). base_values: for an adapter, the keyword arguments that its base needs, else empty.
-    vocabulary_size: rows of the embeddings if they were grown, else None. evaluation: figures without their prefix, by set.
+    dtype: the type of an adapter's base in training. vocabulary_size: rows of the embeddings if they were grown, else None. evaluation: figures without their prefix, by set.
     """
 
     path: str
@@ -29,6 +29,7 @@ class CardFacts:
     kind: str = "conversational"
     base_values: Mapping[str, Any] = field(default_factory=dict)
     vocabulary_size: int | None = None
+    dtype: str = "float32"
     data: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -65,10 +66,12 @@ def snippet(facts: CardFacts) -> str:
     lines += ["from transformers import AutoModelForSequenceClassification, AutoTokenizer", ""]
     lines += [f"path = {json.dumps(facts.path)}", "tokenizer = AutoTokenizer.from_pretrained(path)"]
     if facts.base_values:
+        # The base's weights as they were in training, computed with in float32.
+        widened = "" if facts.dtype == "float32" else ".float()"
         keywords = "".join(f"    {name}={_literal(value)},\n" for name, value in facts.base_values.items())
         lines += [
             "base = AutoModelForSequenceClassification.from_pretrained(",
-            f"    {json.dumps(facts.base_model)},\n{keywords}    dtype=torch.float32,\n)",
+            f"    {json.dumps(facts.base_model)},\n{keywords}    dtype=torch.{facts.dtype},\n){widened}",
         ]
         if facts.vocabulary_size is not None:
             lines.append(f"base.resize_token_embeddings({facts.vocabulary_size})")
@@ -105,7 +108,10 @@ def _score_lines() -> list[str]:
 
 
 def _pipeline(facts: CardFacts) -> str:
-    text = "a text that the chat template rendered" if facts.kind == "conversational" else "a text that ends with EOS"
+    text = "a text that ends with EOS"
+    if facts.kind == "conversational":
+        # The template has written the special tokens; many tokenizers would add a second BOS.
+        text = "a text that the chat template rendered, called with `add_special_tokens=False`"
     if not facts.base_values:
         return (
             f'`transformers.pipeline("text-classification", model={json.dumps(facts.path)})` returns the same number as '

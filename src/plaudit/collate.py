@@ -10,7 +10,7 @@ from torch import Tensor
 from plaudit import compat
 
 # What the trainer knows of each pair beyond its tokens; written by batches.py, read by PairCollator.
-INDEX, WEIGHT, TOTAL, COUNTS = "_index", "_weight", "_total", "_counts"
+INDEX, WEIGHT, TOTAL, COUNTS, ERROR = "_index", "_weight", "_total", "_counts", "_error"
 BOOKKEEPING = (INDEX, WEIGHT, TOTAL, COUNTS)
 
 
@@ -95,6 +95,8 @@ class RewardDataCollatorWithPadding:
                 padding=self.padding,
                 max_length=self.max_length,
                 pad_to_multiple_of=self.pad_to_multiple_of,
+                # As the other half: models that count positions from the first column would tell the sides apart.
+                padding_side="right",
                 return_tensors=self.return_tensors,
             )
             batch[f"input_ids_{side}"] = padded["input_ids"]
@@ -117,6 +119,8 @@ class PairCollator:
         self.columns = dict(columns or {})
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if ERROR in features[0]:
+            return {"error": features[0][ERROR]}
         examples = [self._example(feature) for feature in features]
         batch = merge_halves(dict(self.collator(examples)), self.pad_token_id)
         if batch["input_ids"].shape[0] != 2 * len(examples):
@@ -124,6 +128,8 @@ class PairCollator:
                 f"the data collator made {batch['input_ids'].shape[0]} sequences of {len(examples)} pairs; it must give "
                 "every pair's chosen sequence first and then every pair's rejected one"
             )
+        # The reward is read at the last id that is not this one, whatever a user's collator pads with.
+        batch["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, self.pad_token_id)
         weight = torch.tensor([feature.get(WEIGHT, 1.0) for feature in features], dtype=torch.float32)
         attended = batch["attention_mask"].sum(dim=-1).reshape(2, -1).sum(dim=0)
         batch["pair_index"] = torch.tensor([feature.get(INDEX, -1) for feature in features], dtype=torch.int64)

@@ -119,7 +119,7 @@ def _prompt_messages(row: Mapping[str, Any], column: str) -> list[Any]:
         return list(prompt)
     if isinstance(prompt, str):
         return [_turn("user", prompt)]
-    raise RowProblem(f"{column!r} must be a text or a message list, not {prompt!r}; drop the row or mend it")
+    raise RowProblem(f"{column!r} must be a text or a message list, not {shown(prompt)}; drop the row or mend it")
 
 
 def _column(row: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -133,7 +133,7 @@ def _is_answer(text: Any, where: str) -> bool:
     Raises RowProblem for anything that is not text.
     """
     if text is not None and not isinstance(text, str):
-        raise RowProblem(f"{where} must be a text, not {text!r}; drop the row or mend it")
+        raise RowProblem(f"{where} must be a text, not {shown(text)}; drop the row or mend it")
     return bool(text and text.strip())
 
 
@@ -154,7 +154,7 @@ def _transcript_turns(text: Any, column: str) -> list[dict[str, Any]]:
     Two turns of one role in a row stay two messages: joining them would invent a turn that nobody wrote.
     """
     if not isinstance(text, str):
-        raise RowProblem(f"{column!r} must be a transcript, not {text!r}; drop the row or mend it")
+        raise RowProblem(f"{column!r} must be a transcript, not {shown(text)}; drop the row or mend it")
     before, *parts = _TURN_MARK.split(text)
     if not parts:
         raise RowProblem(f"{column!r} holds no turn '\\n\\nHuman:' or '\\n\\nAssistant:': {text[:60]!r}; drop the row")
@@ -167,7 +167,9 @@ def _from_transcript(row: Mapping[str, Any], margins: bool) -> Pairs:
     """Each side whole, with no `prompt`: sides that part before the last answer keep their own words."""
     prompt = row.get("prompt", "")
     if not isinstance(prompt, str):
-        raise RowProblem(f"'prompt' must be the beginning of a transcript, not {prompt!r}; drop the column or the row")
+        raise RowProblem(
+            f"'prompt' must be the beginning of a transcript, not {shown(prompt)}; drop the column or the row"
+        )
     sides = {}
     for side in ("chosen", "rejected"):
         text = row[side]
@@ -224,7 +226,14 @@ def _arena_winner(row: Mapping[str, Any]) -> str | None:
     return {"model_a": "a", "model_b": "b", "tie": None}[winners[0]]
 
 
-def _is_unicode(text: str) -> bool:
+def shown(value: Any) -> str:
+    """Return a value as an error shows it: short, with its type."""
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether Arrow and tokenizers can hold a text: JSON can encode half a surrogate pair, which they cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -248,8 +257,7 @@ def _from_arena(row: Mapping[str, Any], margins: bool) -> Pairs:
         yield Dropped(NO_ANSWER)
     elif not prompts or any(text is None for text in said):
         yield Dropped("a turn without text")
-    elif not all(_is_unicode(text) for text in said if text):
-        # JSON can encode half a surrogate pair, which neither Arrow nor a tokenizer can hold.
+    elif not all(is_unicode(text) for text in said if text):
         yield Dropped("a text that is not Unicode")
     else:
         sides = [
@@ -273,13 +281,13 @@ def _answer_messages(answer: Any, column: str) -> list[Any]:
         return [_turn("assistant", answer)]
     if is_message_list(answer):
         return [role_content(message) for message in answer]
-    raise RowProblem(f"{column!r} must be a message, a message list or a text, not {answer!r}; drop the row")
+    raise RowProblem(f"{column!r} must be a message, a message list or a text, not {shown(answer)}; drop the row")
 
 
 def _from_sharegpt(row: Mapping[str, Any], margins: bool) -> Pairs:
     conversation = row["conversations"]
     if not is_message_list(conversation):
-        raise RowProblem(f"'conversations' must be a list of messages, not {conversation!r}; drop the row")
+        raise RowProblem(f"'conversations' must be a list of messages, not {shown(conversation)}; drop the row")
     system = [_turn("system", row["system"])] if _is_answer(row.get("system"), "'system'") else []
     yield {
         "prompt": system + [role_content(message) for message in conversation],
@@ -302,7 +310,7 @@ def _pairs_by_score(prompt: list[Any], answers: Sequence[Any], scores: Sequence[
     for number, score in enumerate(scores):
         if not isinstance(score, Real) or isinstance(score, bool) or not math.isfinite(score):
             raise RowProblem(
-                f"the score of answer {number} must be a finite number, not {score!r}; drop the row or mend it"
+                f"the score of answer {number} must be a finite number, not {shown(score)}; drop the row or mend it"
             )
     if len(answers) < 2:
         yield Dropped("fewer than two answers")
@@ -343,7 +351,7 @@ def _from_ratings(row: Mapping[str, Any], margins: bool) -> Pairs:
     answers, scores = row[answers_column], row[scores_column]
     for column, values in ((answers_column, answers), (scores_column, scores)):
         if not isinstance(values, (list, tuple)):
-            raise RowProblem(f"{column!r} must be a list, not {values!r}; drop the row or mend it")
+            raise RowProblem(f"{column!r} must be a list, not {shown(values)}; drop the row or mend it")
     if len(answers) != len(scores):
         raise RowProblem(f"{answers_column!r} has {len(answers)} answers and {scores_column!r} {len(scores)} scores")
     yield from _pairs_by_score(_prompt_messages(row, _column(row, _QUESTION)), answers, scores, margins)
@@ -376,7 +384,7 @@ def _from_ultrafeedback(row: Mapping[str, Any], margins: bool) -> Pairs:
         return
     completions = row["completions"]
     if not isinstance(completions, (list, tuple)):
-        raise RowProblem(f"'completions' must be a list, not {completions!r}; drop the row or mend it")
+        raise RowProblem(f"'completions' must be a list, not {shown(completions)}; drop the row or mend it")
     answers, scores = (
         _completion_field(completions, _COMPLETION_TEXT),
         _completion_field(completions, _COMPLETION_SCORE),
@@ -410,7 +418,7 @@ def _from_helpsteer(row: Mapping[str, Any], margins: bool) -> Pairs:
     column = _column(row, _STRENGTH)
     strength = row[column]
     if not isinstance(strength, (int, float)) or isinstance(strength, bool) or not -3 <= strength <= 3:
-        raise RowProblem(f"{column!r} must be a number from -3 to 3, not {strength!r}; drop the row or mend it")
+        raise RowProblem(f"{column!r} must be a number from -3 to 3, not {shown(strength)}; drop the row or mend it")
     answers = [row[_column(row, names)] for names in (_FIRST, _SECOND)]
     answered = [_is_answer(text, "a response") for text in answers]
     if not all(answered):

@@ -1,5 +1,6 @@
 """Every record format accepted, each turned into the one canonical pair; errors name row, column and cure."""
 
+import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from plaudit import compat, converters, records
 from plaudit.converters import CONVERTERS, Converter, Dropped, RowProblem
-from plaudit.records import SIDES, Layout, canonical, shape_of, wrong_shape
+from plaudit.records import ROW, SIDES, Layout, canonical, shape_of, wrong_shape
 from plaudit.say import say
 
 DROPPED = "plaudit_dropped"
@@ -49,6 +50,7 @@ def layout_of(columns: Sequence[str], first_row: Mapping[str, Any], split: str) 
     """
     tokens = _token_columns(columns, first_row)
     if tokens is not None:
+        _check_masks(tokens, columns, split)
         compat.warn_of_older_columns(tokens)
         names = {name: column for name, column in tokens.items() if column in columns}
         return Layout("tokenized", {**names, **({"margin": "margin"} if "margin" in columns else {})})
@@ -83,12 +85,26 @@ def _token_columns(columns: Sequence[str], first_row: Mapping[str, Any]) -> dict
     return None
 
 
+def _check_masks(tokens: Mapping[str, Any], columns: Sequence[str], split: str) -> None:
+    masks = [name for name in (tokens["chosen_mask"], tokens["rejected_mask"]) if name]
+    if sum(name in columns for name in masks) == 1:
+        missing = next(name for name in masks if name not in columns)
+        raise ValueError(f"{split}: the column {missing!r} is missing; give both {' and '.join(masks)}, or neither")
+
+
 def _offer(first_row: Mapping[str, Any], split: str) -> None:
     """Say which converter these pairs could have been meant for; they are used as they are."""
     if all(converters.is_transcript(first_row[side]) for side in SIDES):
         say(
             f"{split}: 'chosen' and 'rejected' look like transcripts and are used as plain text; to make messages of "
             'them: plaudit.formats.convert(dataset, "transcript"), or dataset_format: transcript',
+            once=True,
+        )
+        return
+    if all(_is_json_messages(first_row[side]) for side in SIDES):
+        say(
+            f"{split}: 'chosen' and 'rejected' look like the JSON of message lists and are used as plain text; decode "
+            "them with json.loads to train on conversations",
             once=True,
         )
         return
@@ -101,6 +117,15 @@ def _offer(first_row: Mapping[str, Any], split: str) -> None:
         )
 
 
+def _is_json_messages(text: Any) -> bool:
+    if not isinstance(text, str) or not text.lstrip().startswith("[{"):
+        return False
+    try:
+        return converters.is_message_list(json.loads(text))
+    except ValueError:
+        return False
+
+
 def _roles(messages: Any) -> list[Any]:
     if not converters.is_message_list(messages):
         return []
@@ -108,14 +133,25 @@ def _roles(messages: Any) -> list[Any]:
 
 
 def _unknown_columns(columns: Sequence[str], split: str) -> str:
+    for names in compat.TOKEN_COLUMNS:
+        pair = [str(names["chosen_ids"]), str(names["rejected_ids"])]
+        if any(name in columns for name in pair):
+            missing = next(name for name in pair if name not in columns)
+            return f"{split}: the rows are tokenized, but the column {missing!r} is missing; give both {' and '.join(pair)}"
     alike = [f"{near!r} looks like {side!r}" for side in SIDES if side not in columns for near in _alike(side, columns)]
     nearest = max(CONVERTERS.values(), key=lambda converter: _nearness(converter, columns))
     return (
-        f"{split}: no preference pairs in columns {', '.join(map(repr, columns)) or '(none)'}; expected 'chosen' and "
+        f"{split}: no preference pairs in columns {_some(columns)}; expected 'chosen' and "
         "'rejected' (text or message lists, with or without 'prompt'), or 'chosen_ids' and 'rejected_ids'"
         + (f"; {', '.join(alike)}: dataset.rename_column(old, new)" if alike else "")
         + f"; the nearest other format is {nearest.name!r} with columns {_needs(nearest)}"
     )
+
+
+def _some(columns: Sequence[str]) -> str:
+    """Return the columns' names, the first twelve of many."""
+    more = f" and {len(columns) - 12:,} more" if len(columns) > 12 else ""
+    return ", ".join(map(repr, columns[:12])) + more or "(none)"
 
 
 def _alike(name: str, columns: Sequence[str]) -> list[str]:
@@ -208,9 +244,7 @@ def _by_name(name: str, first: Mapping[str, Any], split: str) -> Converter:
         raise ValueError(f"dataset format {name!r} is unknown; the formats are {', '.join(CONVERTERS)}")
     converter = CONVERTERS[name]
     if not all(any(column in first for column in names) for names in converter.columns):
-        raise ValueError(
-            f"{split}: format {name!r} needs columns {_needs(converter)}; found {', '.join(map(repr, first))}"
-        )
+        raise ValueError(f"{split}: format {name!r} needs columns {_needs(converter)}; found {_some(list(first))}")
     return converter
 
 
@@ -218,7 +252,7 @@ def _pairs(
     row: Mapping[str, Any], converter: Converter, margins: bool, where: str
 ) -> Iterator[dict[str, Any] | Dropped]:
     """Yield a row's pairs, each checked here, so that an error names the row that the user has."""
-    kept = {column: row[column] for column in _EXTRAS if column in row}
+    kept = {column: row[column] for column in (*_EXTRAS, ROW) if column in row}
     try:
         for pair in converter.convert(row, margins):
             if isinstance(pair, Dropped):
@@ -277,6 +311,7 @@ def _features(source: Any, columns: Sequence[str]) -> Any:
         return None
     types: dict[str, Any] = {name: List(Json()) for name in columns}
     types |= {name: source[name] for name in kept}
+    types |= {ROW: Value("int64")} if ROW in columns else {}
     if "margin" in types:
         types["margin"] = Value("float64")
     return Features({**types, DROPPED: Value("string")})
@@ -302,11 +337,13 @@ def _convert_batch(
     names = list(rows)
     for number, *values in zip(numbers, *(rows[column] for column in names), strict=True):
         row = dict(zip(names, values, strict=True))
-        for pair in _pairs(row, CONVERTERS[name], margins, f"{split} row {number}"):
+        for pair in _pairs(row, CONVERTERS[name], margins, f"{split} row {row.get(ROW, number)}"):
             if isinstance(pair, Dropped) and not keep_dropped:
                 continue
             for column in columns:
-                out[column].append(None if isinstance(pair, Dropped) else pair[column])
+                # Where a row came from is known of a dropped one too.
+                kept = row.get(column) if column == ROW else None
+                out[column].append(kept if isinstance(pair, Dropped) else pair[column])
             out[DROPPED].append(pair.reason if isinstance(pair, Dropped) else None)
     return out
 

@@ -3,7 +3,8 @@
 import copy
 import inspect
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 from plaudit import adapters, compat
-from plaudit.rewards import attach, classifier_of, head_names, rewards
-
-__all__ = ["adapt", "load", "load_tokenizer", "rewards", "vocabulary_size", "write_config_values"]
+from plaudit.rewards import attach, classifier_of, head_names
+from plaudit.say import say
 
 TAGS = ["reward-trainer", "plaudit"]
 HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only")
@@ -38,8 +39,10 @@ def load(name: str, model_init_kwargs: Mapping[str, Any] | None = None, trust_re
     kwargs.setdefault("trust_remote_code", trust_remote_code)
     hub = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
     if adapters.is_adapter(name, **hub):
-        base_kwargs = {key: value for key, value in kwargs.items() if key != "revision"}
-        return adapters.load(name, lambda base, **recorded: load_classifier(base, {**base_kwargs, **recorded}), **hub)
+        own = {key: value for key, value in kwargs.items() if key != "revision"}
+        # What was recorded beside the adapter wins, but for the precision that the user asks for.
+        precision = {"dtype": own["dtype"]} if "dtype" in own else {}
+        return adapters.load(name, lambda base, **kept: load_classifier(base, {**own, **kept, **precision}), **hub)
     return load_classifier(name, kwargs)
 
 
@@ -51,21 +54,49 @@ def load_classifier(name: str, kwargs: Mapping[str, Any]) -> PreTrainedModel:
         # from_pretrained passes what it does not know to the model's constructor when a config is given.
         kwargs["config"] = copy.deepcopy(kwargs["config"])
         kwargs["config"].num_labels = kwargs.pop("num_labels")
+    verbosity = logging.get_verbosity()
+    # The table of loaded weights calls a new head a fault; what matters of it is said below, in one line.
+    logging.set_verbosity_error()
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(name, **kwargs)
-    except RuntimeError as error:
-        if "mismatch" not in str(error):
-            raise
-        raise ValueError(
-            f"'{name}' has a head with more than one output, but reward models require `num_labels=1`; name a reward "
-            "model or a base model without a head"
-        ) from error
-    except OSError as error:
-        raise ValueError(
-            f"the model '{name}' is not a directory here and could not be loaded from the Hub "
-            f"({str(error).strip().splitlines()[0]}); correct the path or the name"
-        ) from error
+        model, report = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True, **kwargs)
+    except (ImportError, torch.OutOfMemoryError):
+        raise
+    # Broken weights and configs raise errors of every kind, safetensors' own included.
+    except Exception as error:
+        raise ValueError(_why_not_loaded(name, error)) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    _say_what_is_new(model, name, report["missing_keys"])
     return model
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    if isinstance(error, RuntimeError) and "mismatch" in str(error):
+        return (
+            f"'{name}' has a head with more than one output, but reward models require `num_labels=1`; name a reward "
+            f"model or a base model without a head ({reason})"
+        )
+    if os.path.isdir(name):
+        return f"the model in the directory '{name}' cannot be loaded ({reason}); it needs config.json and weights"
+    return (
+        f"the model '{name}' is not a directory here and could not be loaded from the Hub ({reason}); correct the path, "
+        "the name or model_init_kwargs"
+    )
+
+
+def _say_what_is_new(model: PreTrainedModel, name: str, missing: Collection[str]) -> None:
+    heads = tuple(f"{head}." for head in head_names(model))
+    body = sorted(key for key in missing if not key.startswith(heads))
+    if len(body) < len(missing):
+        say(f"'{name}' brings no reward head: a new one is drawn from the seed")
+    if body:
+        warnings.warn(
+            f"'{name}' lacks {len(body):,} weights of {type(model).__name__}, which are new and random: "
+            f"{', '.join(body[:5])}{', …' if len(body) > 5 else ''}",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def check(model: Any, model_init_kwargs: Mapping[str, Any] | None = None) -> nn.Module:
@@ -135,6 +166,8 @@ def adapt(
         inner.add_model_tags(TAGS)
     if disable_dropout:
         remove_dropout(model, adapter_too=disable_adapter_dropout)
+    if isinstance(model, PeftModel):
+        adapters.keep_head(model)
     if peft_config is not None:
         model = adapters.wrap(model, peft_config, checkpointing, reentrant)
         if disable_adapter_dropout:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from plaudit import converters, formats, records, tokens
 from plaudit.formats import DROPPED
-from plaudit.records import Layout
+from plaudit.records import ROW, Layout
 from plaudit.say import say
 
 CHECKED_STREAM_ROWS = 1_000
@@ -66,6 +66,8 @@ class EncodePairs:
 
     def __call__(self, columns: Mapping[str, list], rows: list[int]) -> dict[str, list]:
         names = list(columns)
+        rows = columns.get(ROW, rows)
+        self._check_margins(columns, rows)
         reasons = list(columns.get(DROPPED, [None] * len(rows)))
         checked = [
             None if reason else records.canonical(dict(zip(names, values, strict=True)), self.layout, self._where(row))
@@ -82,6 +84,15 @@ class EncodePairs:
             for row, reason, pair in zip(rows, reasons, pairs, strict=True)
         ]
         return out
+
+    def _check_margins(self, columns: Mapping[str, list], rows: list[int]) -> None:
+        """Raise ValueError for a margin that only later rows of a stream have."""
+        given = [row for row, margin in zip(rows, columns.get("margin", ()), strict=False) if margin is not None]
+        if given and "margin" not in self.layout.columns:
+            raise ValueError(
+                f"{self._where(given[0])}: 'margin' is given here, but not in the first row; give every row a margin or "
+                "drop the column"
+            )
 
     def _reason_to_drop(self, chosen: list[int], rejected: list[int], where: str) -> str | None:
         longest, max_length = max(len(chosen), len(rejected)), self.rules.max_length
@@ -117,7 +128,8 @@ class EncodePairs:
 
     def _encode(self, kept: list[tuple[int, dict]], side: str) -> list[list[int]]:
         def where(i: int) -> str:
-            return f"{self._where(kept[i][0])}, '{side}'"
+            column = self.layout.columns.get(f"{side}_ids", side)
+            return f"{self._where(kept[i][0])}, '{column}'"
 
         if not kept:
             return []
@@ -171,7 +183,7 @@ def prepare(
         first = next((row for row in dataset if not row.get(DROPPED)), None)
         if first is None:
             raise ValueError(f"{split}: no row is left to train on after conversion; look at the rows' answers")
-    layout = formats.layout_of([name for name in first if name != DROPPED], first, split)
+    layout = formats.layout_of([name for name in first if name not in (DROPPED, ROW)], first, split)
     if layout.kind != "tokenized":
         if tokenizer is None:
             raise ValueError(f"{split}: the rows are not tokenized and there is no tokenizer; pass processing_class")
@@ -181,6 +193,8 @@ def prepare(
     if isinstance(dataset, IterableDataset):
         names = dataset.column_names or list(first)
         dataset = dataset.map(encode, with_indices=True, batched=True, batch_size=100, remove_columns=names)
+        # Later rows may bring columns that the first one did not have.
+        dataset = dataset.select_columns(list(_features(layout)))
         _check_stream(dataset, split, rules)
         return _without_dropped(dataset), layout
     prepared = dataset.map(
@@ -262,9 +276,9 @@ def _drop(prepared: Dataset, split: str, rules: Rules) -> Dataset:
         return prepared
     kept = np.flatnonzero([reason is None for reason in reasons])
     lengths = pair_lengths(prepared)
-    say_dropped({"rows": len(reasons), **_with_sides(counts, lengths, rules)}, split)
     if not len(kept):
-        raise ValueError(_none_left(split, {"rows": len(reasons), **counts}, lengths, rules.max_length))
+        raise ValueError(_none_left(f"the {len(reasons):,} pairs", split, counts, lengths, rules.max_length))
+    say_dropped({"rows": len(reasons), **_with_sides(counts, lengths, rules)}, split)
     return prepared.select(kept)
 
 
@@ -295,16 +309,19 @@ def _check_stream(stream: IterableDataset, split: str, rules: Rules) -> None:
         counts.update(["rows", row[DROPPED] or "kept"])
         lengths.append((len(row["chosen_ids"]), len(row["rejected_ids"])))
     if not counts.pop("kept", 0):
-        raise ValueError(_none_left(split, counts, np.array(lengths), rules.max_length))
+        rows = counts.pop("rows")
+        first = "first " if rows == CHECKED_STREAM_ROWS else ""
+        raise ValueError(_none_left(f"the {first}{rows:,} pairs", split, counts, np.array(lengths), rules.max_length))
 
 
-def _none_left(split: str, counts: Mapping[str, int], lengths: np.ndarray, max_length: int | None) -> str:
-    lengths = lengths[lengths.max(axis=1) > 0]  # of pairs, not of rows that gave none
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if reason != "rows" and count)
-    quartiles = (
-        ", ".join(f"{q:,.0f}" for q in np.percentile(lengths.max(axis=1), [25, 50, 75])) if len(lengths) else "-"
-    )
+def _none_left(of: str, split: str, counts: Mapping[str, int], lengths: np.ndarray, max_length: int | None) -> str:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+    message = f"{split}: none of {of} is left ({reasons}); "
+    if not any(reason.startswith("longer than") for reason in counts):
+        return message + "give pairs whose sides differ and have an answer"
+    # Of pairs, not of rows that gave none.
+    quartiles = np.percentile(lengths.max(axis=1)[lengths.max(axis=1) > 0], [25, 50, 75])
     return (
-        f"{split}: none of the {counts['rows']:,} pairs is left ({reasons}); quartiles of the longer side: {quartiles} "
-        f"tokens, max_length: {max_length}; raise max_length (or None for no limit) or give pairs whose sides differ"
+        message + f"quartiles of the longer side: {', '.join(f'{q:,.0f}' for q in quartiles)} tokens, max_length: "
+        f"{max_length}; raise max_length (or None for no limit) or shorten the texts"
     )

@@ -1,17 +1,21 @@
 """One row of preference pairs to its canonical form, checked: errors name row, column and cure."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
 from plaudit import converters
-from plaudit.converters import RowProblem
+from plaudit.converters import RowProblem, shown
 from plaudit.say import say
 
 SIDES = ("chosen", "rejected")
+# A column that holds each row's number in the file it came from, where that is not its number in the dataset.
+ROW = "plaudit_row"
+LARGEST_MARGIN = 3.4e38
+# Arguments of the rendering itself, which a row's template variables must not replace.
+_RESERVED = ("add_generation_prompt", "continue_final_message", "chat_template", "conversation", "tools", "tokenize")
 _NOT_ANSWERS = ("user", "system", "developer")
 
 
@@ -68,20 +72,15 @@ def wrong_shape(column: str, shape: str, value: Any) -> str:
         return f"{column!r} is one message, not a list; wrap it as [message]"
     if shape == "ids":
         return f"{column!r} holds token ids; rename the column to '{column}_ids'"
-    return f"{column!r} must be text or a message list, not {_shown(value)}; mend the row"
-
-
-def _shown(value: Any) -> str:
-    """Return a value as an error shows it: short, with its type."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    return f"{column!r} must be text or a message list, not {shown(value)}; mend the row"
 
 
 def _margin(value: Any, column: str) -> float:
     if value is None:
         raise RowProblem(f"{column!r} is missing; give every row a margin or drop the column")
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise RowProblem(f"{column!r} must be a finite number, not {_shown(value)}; mend the row or drop the column")
+    # The loss is computed in float32, where a larger number would be infinite.
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(float(value)) < LARGEST_MARGIN:
+        raise RowProblem(f"{column!r} must be a finite number, not {shown(value)}; mend the row or drop the column")
     return float(value)
 
 
@@ -92,8 +91,14 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     if shape_of(value) == "messages":
         raise RowProblem(f"{column!r} is a message list, but the first row's answers are text; give all rows one form")
     if not isinstance(value, str):
-        raise RowProblem(f"{column!r} must be text, not {_shown(value)}; mend the row")
+        raise RowProblem(f"{column!r} must be text, not {shown(value)}; mend the row")
+    _check_unicode(value, repr(column))
     return value
+
+
+def _check_unicode(text: str, what: str) -> None:
+    if not converters.is_unicode(text):
+        raise RowProblem(f"{what} holds half of a surrogate pair, which is not Unicode text; mend or drop the row")
 
 
 def _prompt_text(row: Mapping[str, Any], column: str) -> str:
@@ -124,6 +129,10 @@ def _ids(row: Mapping[str, Any], layout: Layout, side: str) -> list[int]:
     mask_column = layout.columns.get(f"{side}_mask")
     if mask_column is not None:
         mask = _integers(row.get(mask_column), mask_column, {int, bool})
+        if not set(mask) <= {0, 1}:
+            raise RowProblem(
+                f"{mask_column!r} holds {sorted(set(mask))[:5]}; a mask has 1 for a token and 0 for padding"
+            )
         if len(mask) != len(ids):
             raise RowProblem(
                 f"{mask_column!r} has {len(mask)} entries for the {len(ids)} ids of {column!r}; mend the row"
@@ -142,7 +151,7 @@ def _integers(value: Any, column: str, types: set[type]) -> list[int]:
     values = value.tolist() if hasattr(value, "tolist") else value
     # The set of types, because rows are long and there are many of them.
     if not isinstance(values, (list, tuple)) or not set(map(type, values)) <= types:
-        raise RowProblem(f"{column!r} must be a list of integers, not {_shown(value)}; mend the row")
+        raise RowProblem(f"{column!r} must be a list of integers, not {shown(value)}; mend the row")
     return list(values)
 
 
@@ -179,7 +188,7 @@ def _messages(value: Any, column: str) -> list[dict[str, Any]]:
 
 def _message(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise RowProblem(f'{what} must be {{"role": ..., "content": ...}}, not {_shown(value)}; mend the row')
+        raise RowProblem(f'{what} must be {{"role": ..., "content": ...}}, not {shown(value)}; mend the row')
     if converters.is_from_value(value):
         say(
             "messages with 'from' and 'value' are read as 'role' and 'content' (human: user, gpt: assistant)", once=True
@@ -187,10 +196,10 @@ def _message(value: Any, what: str) -> dict[str, Any]:
     message = converters.role_content(converters.without_none(value))
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
-        raise RowProblem(f"{what} has no 'role' ({_shown(value)}); mend the row")
+        raise RowProblem(f"{what} has no 'role' ({shown(value)}); mend the row")
     calls = message.get("tool_calls")
     if calls is not None and not isinstance(calls, list):
-        raise RowProblem(f"{what} has 'tool_calls' that are no list ({_shown(calls)}); mend the row")
+        raise RowProblem(f"{what} has 'tool_calls' that are no list ({shown(calls)}); mend the row")
     if not calls:
         # Templates ask whether the key is there, and an empty list is what Arrow makes of a row without calls.
         message.pop("tool_calls", None)
@@ -204,12 +213,13 @@ def _check_content(content: Any, what: str) -> None:
     if content is None:
         raise RowProblem(f"{what} has no 'content'; fill it or drop the message")
     if isinstance(content, str):
+        _check_unicode(content, f"the content of {what}")
         return
     is_blocks = isinstance(content, list) and content and all(isinstance(block, dict) for block in content)
     if not is_blocks:
         raise RowProblem(
             f'{what} has a \'content\' that is neither text nor a list of blocks like {{"type": "text", "text": ...}} '
-            f"({_shown(content)}); mend the row"
+            f"({shown(content)}); mend the row"
         )
 
 
@@ -279,12 +289,12 @@ def _tools(value: Any, column: str) -> list[dict[str, Any]] | None:
         return None
     if not isinstance(tools, (list, tuple)):
         raise RowProblem(
-            f"{column!r} must be a list of JSON schemas, or the JSON of one, not {_shown(tools)}; mend the row"
+            f"{column!r} must be a list of JSON schemas, or the JSON of one, not {shown(tools)}; mend the row"
         )
     schemas = [_decoded(tool, column) for tool in tools]
     for schema in schemas:
         if not isinstance(schema, Mapping):
-            raise RowProblem(f"{column!r} must hold JSON schemas as dicts, not {_shown(schema)}; mend the row")
+            raise RowProblem(f"{column!r} must hold JSON schemas as dicts, not {shown(schema)}; mend the row")
     return converters.without_none(schemas)
 
 
@@ -303,5 +313,11 @@ def _template_kwargs(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise RowProblem(f"'chat_template_kwargs' must be a dict, not {_shown(value)}; mend the row")
+        raise RowProblem(f"'chat_template_kwargs' must be a dict, not {shown(value)}; mend the row")
+    reserved = [name for name in _RESERVED if value.get(name) is not None]
+    if reserved:
+        raise RowProblem(
+            f"'chat_template_kwargs' sets {reserved[0]!r}, which is not the template's to decide; give only variables "
+            "that the template reads"
+        )
     return converters.without_none(value)

@@ -138,6 +138,10 @@ def _decoder_forward(
     return output.to_tuple() if as_tuple else output
 
 
+# Pickle stores a bound method by its name: as "forward", a copied model finds its class's own, which gives the same reward.
+_decoder_forward.__name__ = "forward"
+
+
 def _linear(self: nn.Linear, states: Tensor) -> Tensor:
     with torch.autocast(device_type=states.device.type, enabled=False):
         return F.linear(states.float(), self.weight.float(), None if self.bias is None else self.bias.float())
@@ -148,5 +152,6 @@ def _layer_norm(self: nn.LayerNorm, states: Tensor) -> Tensor:
     return F.layer_norm(states.float(), self.normalized_shape, weight, bias, self.eps)
 
 
+_linear.__name__ = _layer_norm.__name__ = "forward"
 # What heads are made of; anything else in a head has its weights cast to float32 instead.
 IN_FLOAT32: dict[type, Callable] = {nn.Linear: _linear, nn.LayerNorm: _layer_norm}

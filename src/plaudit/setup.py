@@ -10,6 +10,7 @@ import datasets
 import peft
 import torch
 import transformers
+from datasets import IterableDataset
 from peft import PeftModel
 from torch import nn
 from transformers import TrainingArguments
@@ -44,6 +45,12 @@ def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
             check_type(dataset, f"eval_{name}")
     elif eval_dataset is not None:
         check_type(eval_dataset, "eval")
+
+
+def check_stream(train_dataset: Any, args: RewardConfig) -> None:
+    """Raise ValueError for a streamed training set without max_steps: it has no length to stop at."""
+    if isinstance(train_dataset, IterableDataset) and args.max_steps <= 0:
+        raise ValueError("a streamed train_dataset has no length: set max_steps to the optimizer steps to train for")
 
 
 def reward_config(args: Any, model: Any, max_length: int | None) -> RewardConfig:
@@ -94,6 +101,12 @@ def fit_to_model(args: RewardConfig, model: nn.Module) -> RewardConfig:
         if reason is not None:
             say(f"activation checkpointing is off: {reason}", once=True)
             args = _changed(args, activation_checkpointing=False, gradient_checkpointing=False)
+    if args.neftune_noise_alpha is not None:
+        say("neftune_noise_alpha takes the padded path, where its noise is scaled by each sequence's length", once=True)
+    reentrant = isinstance(kwargs := args.activation_checkpointing_kwargs, dict) and kwargs.get("use_reentrant")
+    if args.activation_checkpointing and reentrant and args.ddp_find_unused_parameters is None:
+        # Recomputing inside the backward pass marks parameters ready a second time, which DDP takes for a fault.
+        args = _changed(args, ddp_find_unused_parameters=False)
     if args.n_gpu > 1:
         # Replicas of a module would call the forward of the original on another device.
         say(f"using one of {args.n_gpu} GPUs: start one process a GPU with torchrun or accelerate launch to use all")
@@ -118,6 +131,8 @@ def processing_class_of(processing_class: Any, source: str, data_collator: Any, 
             source, cast(dict | None, args.model_init_kwargs), args.trust_remote_code
         )
     tokenizer = tokenizer_of(processing_class)
+    if tokenizer is not None and not hasattr(tokenizer, "convert_tokens_to_ids"):
+        raise TypeError(f"processing_class: expected a tokenizer, got {type(processing_class).__name__}")
     if tokenizer is None:
         if data_collator is None:
             raise ValueError("there is no tokenizer: pass one as processing_class (the model does not say where it is)")
@@ -149,10 +164,10 @@ def card_facts(
     classifier = classifier_of(inner)
     is_adapter = isinstance(inner, PeftModel)
     base_values: dict[str, Any] = {}
-    vocabulary_size = None
+    vocabulary_size, dtype = None, "float32"
     if is_adapter:
         base_values = adapters.base_values_of(inner)
-        vocabulary_size = base_values.pop("vocab_size")
+        vocabulary_size, dtype = base_values.pop("vocab_size"), base_values.pop("dtype")
         # Growing to the size that the base has already would only puzzle the reader of the snippet.
         if vocabulary_size == models.stored_vocabulary_size(_base_name(inner, classifier)):
             vocabulary_size = None
@@ -167,6 +182,7 @@ def card_facts(
         kind=trainer.data_kind,
         base_values=base_values,
         vocabulary_size=vocabulary_size,
+        dtype=dtype,
         data=_data_facts(trainer),
         training=_training_facts(args, state),
         evaluation=_evaluation_figures(state.log_history),

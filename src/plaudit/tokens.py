@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from jinja2 import TemplateSyntaxError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 # What vocabularies call the token that they keep for padding, most specific first.
@@ -59,11 +60,17 @@ def encode_conversations(
             )
         try:
             texts.append(render(tokenizer, conversation, tools[i], template_kwargs[i]))
+        except TemplateSyntaxError as error:
+            raise ValueError(
+                f"the chat template of '{tokenizer.name_or_path}' is not valid Jinja (line {error.lineno}: {error}); "
+                "correct it, or set chat_template_path to another"
+            ) from error
         # A template is a program of the model's authors: it raises TemplateError, TypeError, KeyError and more.
         except Exception as error:
             raise ValueError(
-                f"{where(i)}: the chat template refuses this conversation ({type(error).__name__}: {error}); "
-                f"its roles are {[message.get('role') for message in conversation]}; change the messages or set "
+                f"{where(i)}: the chat template refuses this conversation ({type(error).__name__}: "
+                f"{' '.join(str(error).split())}); its {len(conversation)} roles begin with "
+                f"{[message.get('role') for message in conversation[:6]]}; change the messages or set "
                 f"chat_template_path to a template that renders them"
             ) from error
     return _ids(tokenizer, texts, add_special_tokens=False)
@@ -108,8 +115,13 @@ def adopt_chat_template(tokenizer: PreTrainedTokenizerBase, path: str, trust_rem
     path: a Jinja file (its text, nothing else), a tokenizer's directory, or a Hub id.
     """
     if os.path.isfile(path):
-        with open(path, encoding="utf-8") as file:
-            tokenizer.chat_template = file.read()
+        try:
+            with open(path, encoding="utf-8") as file:
+                tokenizer.chat_template = file.read()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"chat_template_path: '{path}' is no text file ({error}); name a Jinja template"
+            ) from error
         return 0
     try:
         source = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)

@@ -23,7 +23,7 @@ from plaudit.collate import DataCollatorForPreference, PairCollator
 from plaudit.config import RewardConfig
 from plaudit.metrics import RunningMetrics, pair_metrics
 from plaudit.prepare import Rules, check_type, prepare, say_dropped
-from plaudit.rewards import classifier_of, outputs, read, reads_last_token
+from plaudit.rewards import classifier_of, outputs, read, reads_last_token, rewards
 from plaudit.say import say
 from plaudit.scored import PADDING, ScoredPairs
 
@@ -51,12 +51,13 @@ class RewardTrainer(Trainer):
     control: Any
     train_dataset: Any
     eval_dataset: Any
+    _tr_loss: Tensor
     # compute_loss itself divides by the pairs of the whole optimizer step.
     loss_is_scaled_for_ga = True
 
     def __init__(
         self,
-        model: str | PreTrainedModel | PeftModel | nn.Module | None = None,
+        model: str | os.PathLike | PreTrainedModel | PeftModel | nn.Module | None = None,
         args: RewardConfig | TrainingArguments | None = None,
         data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
@@ -74,9 +75,11 @@ class RewardTrainer(Trainer):
         max_length: int | None = None,
     ) -> None:
         processing_class = compat.older_argument("tokenizer", tokenizer, "processing_class", processing_class)
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
         setup.check_models(model, model_init)
         setup.check_datasets(train_dataset, eval_dataset)
         self.args = setup.reward_config(args, model, max_length)
+        setup.check_stream(train_dataset, self.args)
         # A new head is drawn from this seed, so it must be set before the model is loaded.
         set_seed(self.args.seed)
         self.model_init = model_init
@@ -92,6 +95,7 @@ class RewardTrainer(Trainer):
         model = self._adapt(model)
         self._prepare_all(model, train_dataset, eval_dataset)
         self._running = RunningMetrics()
+        self._kept_loss: dict | None = None
         self._made: nn.Module | None = model if model_init is not None else None
         super().__init__(
             model=model if model_init is None else None,
@@ -214,14 +218,24 @@ class RewardTrainer(Trainer):
         # In a hyperparameter search there is no model yet: every trial makes its own.
         if self.model is not None:
             setup.require_trainable(self.model)
-        self._running = RunningMetrics(self.accelerator.device)
-        self._kept_loss: dict | None = None
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._say_counts()
         return output
 
+    def hyperparameter_search(
+        self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Search as Trainer does. Overridden because its own objective is the sum of all metrics, token counts included.
+
+        compute_objective: from an evaluation's metrics to a number; None for the mean of the evaluation losses.
+        """
+        return super().hyperparameter_search(hp_space, compute_objective or _mean_loss, *args, **kwargs)
+
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Overridden to take up the token count and the open interval that a resumed checkpoint kept."""
+        # Trainer comes here again when auto_find_batch_size gives up an attempt: what that had counted goes with it.
+        self._running = RunningMetrics(self.accelerator.device)
+        self._kept_loss = None
         result = super()._init_training_state(*args, **kwargs)
         kept = cast(dict, self.state.stateful_callbacks).get(STATE)
         if kept is not None:
@@ -237,9 +251,17 @@ class RewardTrainer(Trainer):
             self._kept_loss = None
         super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
 
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Overridden because the losses since the last log are one process's share, which Trainer takes for the mean."""
+        if self.args.world_size > 1:
+            self._tr_loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean()
+        return super()._finalize_training(*args, **kwargs)
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int | None:
         """Return the pairs of the optimizer step over all processes; every loader knows them, so nothing is gathered."""
         for batch in batch_samples:
+            if "error" in batch:
+                raise ValueError(batch["error"])
             if "counts" in batch:
                 counts = batch.pop("counts")
                 self._counts["train", counts.pop("worker")] = counts
@@ -309,7 +331,9 @@ class RewardTrainer(Trainer):
                 self._running.clear()
             self._say_counts()
             if not self.args.logging_nan_inf_filter:
-                _require_finite(logs, self.state.global_step)
+                # With a loss scaler an infinite gradient is an ordinary event: the step is skipped, the scale lowered.
+                scaled = ("grad_norm",) if self.accelerator.scaler is not None else ()
+                _require_finite({k: v for k, v in logs.items() if k not in scaled}, self.state.global_step)
         super().log(logs, start_time)
 
     def _gather_rows(self, row: Tensor) -> Tensor:
@@ -344,7 +368,7 @@ class RewardTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Overridden to save the card, and beside an adapter what its base's config lacks."""
-        output_dir = output_dir or cast(str, self.args.output_dir)
+        output_dir = os.fspath(output_dir or cast(str, self.args.output_dir))
         super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return
@@ -375,6 +399,12 @@ class RewardTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Return the metrics of the evaluation sets, or of eval_dataset, which may be raw; a dict is taken set by set."""
+        if isinstance(eval_dataset, str) and eval_dataset not in (self.eval_dataset or {}):
+            raise ValueError(
+                f"there is no evaluation set '{eval_dataset}'; the sets are {list(self.eval_dataset or {})}"
+            )
+        if isinstance(eval_dataset, dict) and not eval_dataset:
+            raise ValueError("eval_dataset is an empty dict; give at least one named data set")
         if eval_dataset is not None and not isinstance(eval_dataset, (str, dict)):
             eval_dataset = self._prepare(eval_dataset, metric_key_prefix)
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -398,7 +428,7 @@ class RewardTrainer(Trainer):
         """Return the batch's mean loss, its rewards, shape (num_pairs, 2), and zeros as labels, shape (num_pairs,)."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = read(outputs(model, inputs)).reshape(2, -1).T.contiguous()
+            logits = rewards(model, inputs).reshape(2, -1).T.contiguous()
         loss = self._pair_losses(logits[:, 0], logits[:, 1], inputs.get("margin")).mean()
         if prediction_loss_only:
             return loss, None, None
@@ -439,14 +469,12 @@ class RewardTrainer(Trainer):
             "num_tokens": whole["num_tokens"],
             **denumpify_detensorize(metrics or {}),
         }
-        if hasattr(self, "model_preparation_time"):
-            figures["model_preparation_time"] = self.model_preparation_time
         prefix = f"{metric_key_prefix}_"
         named = {key if key.startswith(prefix) else prefix + key: value for key, value in figures.items()}
-        nothing = self.args.prediction_loss_only if prediction_loss_only is None else False
+        loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
         return EvalLoopOutput(
-            predictions=cast(Any, None if nothing else prediction.predictions),
-            label_ids=None if nothing else prediction.label_ids,
+            predictions=cast(Any, None if loss_only else prediction.predictions),
+            label_ids=None if loss_only else prediction.label_ids,
             metrics=named,
             num_samples=len(whole["rewards"]),
         )
@@ -498,6 +526,11 @@ class RewardTrainer(Trainer):
         if callable(getattr(self.optimizer, "eval", None)):
             self.optimizer.eval()
         return model
+
+
+def _mean_loss(metrics: Mapping[str, float]) -> float:
+    values = [value for name, value in metrics.items() if name.endswith("_loss")]
+    return sum(values) / len(values)
 
 
 class _RankAllocation(TrainerCallback):
