@@ -40,8 +40,9 @@ format: $(READY) ## put the code into the house format
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 
-bench: $(READY) ## measure the demo and the start-up times
+bench: $(READY) ## measure start-up, memory of preparation, and the demo
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/preparation_memory.py
 	$(BIN)/python benchmarks/demo.py
 
 clean: ## remove .venv, runs and caches

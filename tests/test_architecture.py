@@ -13,7 +13,7 @@ SOURCE = Path(plaudit.__file__).parent
 # Reading order: a file imports only from files above it.
 ORDER = """
 say compat config converters records formats loading losses metrics card tokens prepare collate batches rewards adapters model
-scored setup trainer demo cli __main__ __init__
+scored setup facts trainer demo cli __main__ __init__
 """.split()
 
 

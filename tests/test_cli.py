@@ -59,6 +59,13 @@ def config_file(folder, text):
     return str(file)
 
 
+def spoil(file, number):
+    """Take the answer out of a row."""
+    lines = file.read_text().splitlines()
+    lines[number] = json.dumps({**json.loads(lines[number]), "chosen": []})
+    file.write_text("\n".join(lines))
+
+
 def run(capsys, *arguments):
     """Return the exit code and what was printed to stdout and stderr."""
     try:
@@ -85,6 +92,13 @@ def test_an_unknown_verb_names_the_nearest(capsys):
     code, _, err = run(capsys, "trian", "--config", "x.yaml")
     assert code == 2
     assert "unknown verb 'trian'; did you mean 'train'?; known: train, demo" in err
+
+
+@pytest.mark.parametrize(("flag", "nearest"), [("--versoin", "--version"), ("--train", "train")])
+def test_an_unknown_flag_before_the_verb_names_the_nearest(capsys, flag, nearest):
+    code, _, err = run(capsys, flag)
+    assert code == 2
+    assert f"unknown flag '{flag}'; did you mean '{nearest}'?; known: train, demo, --help, --version" in err
 
 
 def test_no_verb_is_a_usage_error(capsys):
@@ -124,11 +138,65 @@ def test_the_traceback_of_a_users_mistake_can_be_asked_for(monkeypatch):
         cli.main(["train"])
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a fault"), TypeError("a fault of another library")])
-def test_an_unexpected_error_keeps_its_traceback(monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RuntimeError("a fault"), "RuntimeError: a fault"),
+        (TypeError("a fault"), "TypeError: a fault"),
+        (KeyError("lost"), "KeyError: 'lost'"),
+        (ZeroDivisionError(), "ZeroDivisionError:"),
+        (StopIteration(), "StopIteration:"),
+    ],
+)
+def test_an_unexpected_error_is_one_line_with_its_kind(capsys, monkeypatch, error, text):
     stand_in(monkeypatch, error)
-    with pytest.raises(type(error), match="a fault"):
+    code, _, err = run(capsys, "train")
+    assert code == 1
+    assert " ".join(err.split()) == f"plaudit train: error: {text} (PLAUDIT_TRACEBACK=1 shows where)"
+
+
+def test_the_traceback_of_an_unexpected_error_can_be_asked_for(monkeypatch):
+    stand_in(monkeypatch, RuntimeError("a fault"))
+    monkeypatch.setenv("PLAUDIT_TRACEBACK", "1")
+    with pytest.raises(RuntimeError, match="a fault"):
         cli.main(["train"])
+
+
+def test_a_long_error_is_cut_to_one_line_with_its_beginning_and_its_end(capsys, monkeypatch):
+    stand_in(monkeypatch, ValueError("wrong here\n" + "found this\n" * 500 + "do that"))
+    _, _, err = run(capsys, "train")
+    assert len(err.splitlines()) == 1
+    assert 500 < len(err) < 700
+    assert err.startswith("plaudit train: error: wrong here found this")
+    assert " … " in err
+    assert "do that" in err
+
+
+def test_the_error_of_a_loaders_worker_is_its_last_line(capsys, monkeypatch):
+    trace = (
+        'Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\n'
+    )
+    stand_in(monkeypatch, ValueError(trace + "ValueError: train row 5: bad\n"))
+    assert run(capsys, "train")[2].startswith("plaudit train: error: ValueError: train row 5: bad (")
+
+
+def test_of_several_processes_the_first_prints_a_mistake_and_each_its_own_fault(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    stand_in(monkeypatch, ValueError("bad row"))
+    assert run(capsys, "train") == (1, "", "")
+    stand_in(monkeypatch, RuntimeError("out of memory"))
+    assert run(capsys, "train")[2].startswith("plaudit train: error (process 3): RuntimeError: out of memory")
+    assert run(capsys, "demo", "--limit", "x")[0] == 2
+    monkeypatch.setenv("RANK", "0")
+    assert run(capsys, "train")[2].startswith("plaudit train: error: RuntimeError: out of memory")
+
+
+def test_an_error_of_ours_in_a_process_that_prepares_data_is_known_as_ours(capsys, options, pairs):
+    spoil(pairs, 5)
+    code, _, err = run(capsys, "train", *options, "--dataset_num_proc", "2")
+    assert code == 1
+    assert "train row 5: 'chosen'" in err.splitlines()[-1]
+    assert "PLAUDIT_TRACEBACK" not in err
 
 
 def test_an_interrupted_run_says_so_without_a_traceback(capsys, monkeypatch):
@@ -141,6 +209,7 @@ def test_an_interrupted_run_says_so_without_a_traceback(capsys, monkeypatch):
     [
         (["--lerning_rate", "1"], "unknown argument '--lerning_rate'; did you mean '--learning_rate'?"),
         (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
+        (["--max_length", "abc"], "--max_length: must be a whole number or none, not 'abc'"),
         (["--packing", "on"], "--packing: invalid choice: 'on'"),
         (["--dataset_format", "shargpt"], "--dataset_format: invalid choice: 'shargpt'"),
         (["--dataset_name", "x"], "--model_name_or_path is required"),
@@ -169,7 +238,24 @@ def test_every_field_of_the_config_is_a_flag_and_in_the_help(parser):
 
 
 def test_the_help_shows_defaults(parser):
-    assert "(default: 1024)" in " ".join(parser.format_help().split())
+    text = " ".join(parser.format_help().split())
+    assert "(default: 1024)" in text
+    assert "checkpoints will be written. (default: <model>-Reward)" in text
+
+
+def test_the_help_has_our_own_options_before_those_of_transformers(parser):
+    text = parser.format_help()
+    heads = ["\nmodel:", "\ndata:", "\ntraining:", "--learning_rate", "--max_length", "\noptions of transformers"]
+    places = [text.index(head) for head in [*heads, "--weight_decay"]]
+    assert places == sorted(places)
+    assert len(parser._action_groups) == len({group.title for group in parser._action_groups})
+
+
+def test_resuming_needs_no_value(parser):
+    assert cli._parse_train(parser, ["--resume_from_checkpoint", "--bf16"]) == {
+        "resume_from_checkpoint": "true",
+        "bf16": True,
+    }
 
 
 def test_a_yaml_file_gives_the_same_options_as_flags_do(parser, tmp_path):
@@ -215,6 +301,13 @@ def test_flags_win_over_the_file(parser, tmp_path):
         ("max_steps: 1.5", "max_steps: invalid int value: '1.5'"),
         ("learning_rate:", "learning_rate: has no value; give one, or leave the key out"),
         ("bf16: perhaps", "bf16: Truthy value expected"),
+        ("learning_rate: [1, 2]", "learning_rate: takes one value, not the list [1, 2]"),
+        ("dataset_name: [a, b]", "dataset_name: takes one value, not the list ['a', 'b']"),
+        ("lora_target_modules: [q_proj, 2]", "lora_target_modules: the list's 2 is no text; write it in quotes"),
+        ("lora_target_modules: [q_proj, {a: b}]", "lora_target_modules: the list's {'a': 'b'} is no text"),
+        ("seed: 1\nlearning-rate: 1\nlearning_rate: 2", "key 'learning_rate' is there twice; leave one out"),
+        ("seed: 1\nseed: 1", "key 'seed' is there twice; leave one out"),
+        ("max_length: abc", "max_length: must be a whole number or none, not 'abc'"),
         ("- a\n- b", "holds a list, but must hold 'option: value' lines"),
         ("a: [1", "is not YAML"),
     ],
@@ -228,6 +321,19 @@ def test_a_config_file_that_is_wrong_is_named_with_its_key(parser, tmp_path, tex
 def test_a_missing_config_file_is_named(capsys):
     code, _, err = run(capsys, "train", "--config=nowhere.yaml")
     assert (code, err) == (1, "plaudit train: error: config file 'nowhere.yaml' does not exist\n")
+
+
+def test_a_directory_as_config_file_is_named(capsys, tmp_path):
+    code, _, err = run(capsys, "train", f"--config={tmp_path}")
+    assert code == 1
+    assert f"config file '{tmp_path}' is a directory; name the .yaml file in it" in err
+
+
+@pytest.mark.parametrize("text", ["report_to: []", "report_to: [none]", "include_for_metrics: [inputs, loss]"])
+def test_options_that_take_several_values_take_lists(parser, tmp_path, text):
+    name, values = text.split(": ")
+    given = cli._parse_train(parser, ["--config", config_file(tmp_path, text)])
+    assert given == {name: [word for word in values.strip("[]").split(", ") if word]}
 
 
 def test_an_empty_config_file_gives_nothing(parser, tmp_path):
@@ -370,11 +476,7 @@ def test_evaluation_without_test_rows_offers_to_hold_some_out(capsys, options, f
 
 
 def test_a_bad_row_is_one_line_and_nothing_is_left(capsys, options, pairs, tmp_path):
-    lines = pairs.read_text().splitlines()
-    row = json.loads(lines[5])
-    row["chosen"] = []
-    lines[5] = json.dumps(row)
-    pairs.write_text("\n".join(lines))
+    spoil(pairs, 5)
     code, _, err = run(capsys, "train", *options)
     assert code == 1
     last = err.splitlines()[-1]
@@ -383,11 +485,78 @@ def test_a_bad_row_is_one_line_and_nothing_is_left(capsys, options, pairs, tmp_p
     assert not list(tmp_path.glob("out/*"))
 
 
+def test_a_bad_row_is_named_by_its_number_in_the_file_also_when_rows_are_held_out(capsys, options, pairs):
+    lines = pairs.read_text().splitlines()
+    pairs.write_text("\n".join(lines[number % 12] for number in range(200)))
+    spoil(pairs, 176)
+    code, _, err = run(capsys, "train", *options, "--test_split_size", "0.1")
+    assert code == 1
+    assert "row 176: 'chosen'" in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("option", ["--model_name_or_path=./nowhere", "--dataset_name=nowhere.jsonl"])
 def test_a_path_that_does_not_exist_is_one_line(capsys, options, option):
     code, _, err = run(capsys, "train", *options, option)
     assert code == 1
     assert "nowhere" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--metric_for_best_model", "eval_acuracy"], "metric_for_best_model='eval_acuracy' is not a metric of the"),
+        (["--metric_for_best_model", "acuracy"], "did you mean 'accuracy'?; known: min_reward"),
+        (["--dataset_streaming", "--max_steps", "-1"], "--dataset_streaming needs --max_steps"),
+        (
+            ["--dataset_streaming", "--dataset_num_proc", "2"],
+            "--dataset_num_proc has no effect with --dataset_streaming",
+        ),
+        (["--dataset_test_split", "train"], "--dataset_test_split and --dataset_train_split are both 'train'"),
+        (["--do_train", "false"], "nothing to do: do_train is false, and data set"),
+        (["--dataset_margins"], "--dataset_margins has no effect on data set"),
+        (["--dataset_config", "small"], "has no configurations, so dataset_config='small' has no effect; leave it out"),
+    ],
+)
+def test_options_that_cannot_work_are_one_line_before_the_model_is_loaded(capsys, options, flags, message):
+    code, _, err = run(capsys, "train", *options, "--model_name_or_path=./nowhere", *flags)
+    assert code == 1
+    assert message in err.splitlines()[-1]
+    assert "PLAUDIT_TRACEBACK" not in err
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_margins_of_a_format_without_ratings_are_an_error(capsys, options, tmp_path, streams):
+    side = "\n\nHuman: Hello?\n\nAssistant: {}"
+    file = tmp_path / "said.jsonl"
+    file.write_text(json.dumps({"chosen": side.format("Hello."), "rejected": side.format("No.")}) + "\n")
+    flags = ["--dataset_name", file, "--dataset_format", "transcript", "--dataset_margins"]
+    code, _, err = run(capsys, "train", *options, *flags, *["--dataset_streaming"] * streams)
+    assert code == 1
+    assert f"--dataset_margins has no effect on data set '{file}': their format has no ratings; leave it out" in err
+
+
+@pytest.mark.parametrize("name", ["accuracy", "eval_margin", "loss", "eval_samples_per_second"])
+def test_a_metric_that_evaluation_gives_can_choose_the_best_model(name):
+    cli._check_best_metric(name)
+
+
+def test_every_metric_of_an_evaluation_is_known_and_training_leaves_those_of_its_last_interval_out(
+    capsys, options, tmp_path
+):
+    assert run(capsys, "train", *options, "--test_split_size", "4")[0] == 0
+    figures = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    for name in set(figures) - {"epoch"}:
+        cli._check_best_metric(name)
+    train = json.loads((tmp_path / "out" / "train_results.json").read_text())
+    assert {"train_loss", "train_runtime", "num_tokens", "epoch", "total_flos"} <= set(train)
+    assert not set(train) & set(cli._pair_figures())
+
+
+def test_evaluation_alone_takes_any_split_and_saves_no_model(capsys, options, tmp_path):
+    code, _, err = run(capsys, "train", *options, "--do_train", "false", "--dataset_test_split", "train")
+    assert code == 0, err
+    assert (tmp_path / "out" / "eval_results.json").is_file()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_an_older_name_trains_with_a_warning(capsys, options):

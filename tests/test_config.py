@@ -7,6 +7,7 @@ import json
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -237,6 +238,42 @@ def test_printing_a_config_shows_no_access_token():
         ({"pad_token": 0}, "pad_token must be the token's text, not 0"),
         ({"packing": "tree"}, "packing must be 'auto' or 'off', not 'tree'"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 has no meaning here.*'margin' column"),
+        (
+            {"per_device_train_batch_size": 0},
+            "per_device_train_batch_size must be a whole number of at least 1, not 0; leave it out for 8",
+        ),
+        ({"per_device_eval_batch_size": 2.5}, "per_device_eval_batch_size must be a whole number .* not 2.5"),
+        ({"gradient_accumulation_steps": True}, "gradient_accumulation_steps must be a whole number .* not True"),
+        ({"num_train_epochs": 0}, "num_train_epochs must be a finite number above 0, not 0; leave it out for 3"),
+        ({"num_train_epochs": float("inf")}, "num_train_epochs must be a finite number above 0, not inf"),
+        ({"max_steps": 0}, "max_steps must be a whole number of at least 1, or -1 for num_train_epochs, not 0"),
+        ({"max_steps": -5}, "max_steps must be .* not -5"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number of at least 0, not nan; .* 0.0001"),
+        ({"learning_rate": -1e-4}, "learning_rate must be .* not -0.0001"),
+        ({"learning_rate": "1e-4"}, "learning_rate must be a number, not the text '1e-4'; write it without quotes"),
+        ({"learning_rate": None}, "learning_rate must be .* not None"),
+        ({"weight_decay": -0.1}, "weight_decay must be .* not -0.1"),
+        ({"max_grad_norm": float("inf")}, "max_grad_norm must be .* not inf"),
+        ({"warmup_steps": -1}, "warmup_steps must be .* not -1"),
+        (
+            {"logging_steps": 0},
+            "logging_steps must be a finite number above 0 while logging_strategy is 'steps', not 0",
+        ),
+        ({"eval_strategy": "steps", "eval_steps": 0}, "eval_steps must be .* above 0 .* not 0; leave it out$"),
+        ({"save_steps": -1, "save_strategy": "no"}, "save_steps must be a finite number of at least 0, not -1"),
+        ({"save_steps": 0}, "save_steps must be .* above 0 while save_strategy is 'steps', not 0"),
+        ({"seed": 1.5}, "seed must be a whole number from 0 to 4294967295, not 1.5; leave it out for 42"),
+        ({"data_seed": -1}, "data_seed must be .* not -1; leave it out$"),
+        ({"adam_beta1": 1.0}, "adam_beta1 must be a finite number of at least 0 and below 1, not 1.0"),
+        ({"adam_epsilon": float("nan")}, "adam_epsilon must be .* not nan"),
+        ({"dataloader_num_workers": -1}, "dataloader_num_workers must be a whole number of at least 0, not -1"),
+        ({"bf16": "no"}, "bf16 must be True or False, not 'no'"),
+        ({"gradient_checkpointing": "x"}, "gradient_checkpointing must be True or False, not 'x'"),
+        ({"do_train": 1}, "do_train must be True or False, not 1"),
+        ({"gradient_checkpointing_kwargs": "x"}, "gradient_checkpointing_kwargs is not JSON: 'x'"),
+        ({"gradient_checkpointing_kwargs": [1]}, r"gradient_checkpointing_kwargs must be a dict .* not list: \[1\]"),
+        ({"lr_scheduler_kwargs": "3"}, "lr_scheduler_kwargs must be a dict or JSON of one, not int: 3"),
+        ({"output_dir": ""}, "output_dir is '', which names no directory; name one, or leave it out"),
         ({"eval_do_concat_batches": False}, "eval_do_concat_batches=False would have no effect.*batch_eval_metrics"),
     ],
 )
@@ -251,6 +288,37 @@ def test_values_at_the_edge_work():
     )
     assert made.max_length is None
     assert made.center_rewards_coefficient == 0
+
+
+def test_numbers_of_transformers_at_the_edge_work():
+    made = RewardConfig(
+        learning_rate=0,
+        max_steps=1,
+        num_train_epochs=0,
+        logging_strategy="no",
+        logging_steps=0,
+        warmup_steps=0.1,
+        save_steps=0.5,
+        adam_beta1=0,
+        lr_scheduler_kwargs='{"num_cycles": 2}',
+    )
+    assert made.lr_scheduler_kwargs == {"num_cycles": 2}
+    assert RewardConfig(learning_rate=np.float32(1e-3), seed=np.int64(3)).seed == 3
+
+
+def test_a_flag_with_a_number_that_cannot_work_is_the_same_error():
+    with pytest.raises(ValueError, match="learning_rate must be a finite number .* not nan"):
+        parse("--learning_rate", "nan")
+    with pytest.raises(ValueError, match="max_steps must be .* not 0"):
+        parse("--max_steps", "0")
+
+
+def test_a_checked_number_exists_and_its_default_passes():
+    fields = {each.name for each in dataclasses.fields(RewardConfig)}
+    assert set(config_module._INHERITED_NUMBERS) <= fields
+    assert (
+        {"bf16", "do_train", "disable_dropout", "activation_offloading"} <= set(config_module._bool_options()) <= fields
+    )
 
 
 def test_averaging_a_process_at_a_time_is_said_to_have_no_effect(monkeypatch):

@@ -76,8 +76,8 @@ def test_two_turns_of_one_speaker_stay_two_messages():
 @pytest.mark.parametrize("last", [transcript("hi", ""), transcript("hi", " \n"), transcript("hi", "a", "and?")])
 def test_a_transcript_without_a_last_answer_is_dropped_whole(last):
     answered = transcript("hi", "a")
-    assert pairs("transcript", {"chosen": last, "rejected": answered}) == [Dropped("no answer to score")]
-    assert pairs("transcript", {"chosen": answered, "rejected": last}) == [Dropped("no answer to score")]
+    assert pairs("transcript", {"chosen": last, "rejected": answered}) == [Dropped("without an answer to score")]
+    assert pairs("transcript", {"chosen": answered, "rejected": last}) == [Dropped("without an answer to score")]
 
 
 def test_human_inside_a_line_opens_no_turn():
@@ -136,15 +136,15 @@ def test_arena_turns_are_interleaved_and_the_winner_is_chosen():
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (vote(["q"], ["a"], ["b"], "tie"), "a tie"),
-        (vote(["q"], [None], ["b"]), "no answer to score"),
-        (vote(["q"], ["a"], [" "]), "no answer to score"),
-        (vote(["q", "r"], ["a"], ["b", "c"]), "no answer to score"),
-        (vote(["q"], None, ["b"]), "no answer to score"),
-        (vote(["q", "r"], [None, "a"], ["b", "c"]), "a turn without text"),
-        (vote([None], ["a"], ["b"]), "a turn without text"),
-        (vote([], [], []), "a turn without text"),
-        (vote(["q"], ["\ud83d"], ["b"]), "a text that is not Unicode"),
+        (vote(["q"], ["a"], ["b"], "tie"), "tied"),
+        (vote(["q"], [None], ["b"]), "without an answer to score"),
+        (vote(["q"], ["a"], [" "]), "without an answer to score"),
+        (vote(["q", "r"], ["a"], ["b", "c"]), "without an answer to score"),
+        (vote(["q"], None, ["b"]), "without an answer to score"),
+        (vote(["q", "r"], [None, "a"], ["b", "c"]), "with a turn without text"),
+        (vote([None], ["a"], ["b"]), "with a turn without text"),
+        (vote([], [], []), "with a turn without text"),
+        (vote(["q"], ["\ud83d"], ["b"]), "with a text that is not Unicode"),
     ],
 )
 def test_votes_without_a_preference_or_an_answer_are_dropped(row, reason):
@@ -173,13 +173,13 @@ def test_votes_on_plain_texts_are_one_turn_each():
     assert pairs("arena", row) == [
         {"chosen": [user("[INST] q"), assistant("a")], "rejected": [user("[INST] q"), assistant("b")]}
     ]
-    assert pairs("arena", row | {"response_b": None}) == [Dropped("no answer to score")]
+    assert pairs("arena", row | {"response_b": None}) == [Dropped("without an answer to score")]
 
 
 def test_without_a_tie_column_no_winner_is_a_tie():
     row = vote(["q"], ["a"], ["b"], "tie")
     del row["winner_tie"]
-    assert pairs("arena", row) == [Dropped("a tie")]
+    assert pairs("arena", row) == [Dropped("tied")]
 
 
 # ShareGPT
@@ -223,7 +223,7 @@ def test_ratings_make_every_pair_of_different_scores():
     assert found == [
         {"prompt": [user("q")], "chosen": [assistant("high")], "rejected": [assistant("low")], "margin": 3.0},
         {"prompt": [user("q")], "chosen": [assistant("also high")], "rejected": [assistant("low")], "margin": 3.0},
-        Dropped("a tie"),
+        Dropped("tied"),
     ]
     assert all("margin" not in pair for pair in pairs("ratings", row) if isinstance(pair, dict))
 
@@ -234,9 +234,11 @@ def test_ratings_take_a_message_list_as_prompt_and_other_names():
 
 
 def test_ratings_drop_a_lone_answer_and_an_empty_one():
-    assert pairs("ratings", {"prompt": "q", "responses": ["a"], "scores": [1]}) == [Dropped("fewer than two answers")]
+    assert pairs("ratings", {"prompt": "q", "responses": ["a"], "scores": [1]}) == [
+        Dropped("with fewer than two answers")
+    ]
     row = {"prompt": "q", "responses": ["a", None], "scores": [1, 2]}
-    assert pairs("ratings", row) == [Dropped("no answer to score")]
+    assert pairs("ratings", row) == [Dropped("without an answer to score")]
 
 
 @pytest.mark.parametrize(
@@ -310,8 +312,8 @@ def test_helpsteer_prompts_of_several_turns_become_several_messages():
 
 def test_helpsteer_drops_no_preference_and_no_answer():
     row = {"prompt": "q", "response_1": "one", "response_2": "two", "preference_strength": 0}
-    assert pairs("helpsteer", row) == [Dropped("no preference")]
-    assert pairs("helpsteer", row | {"response_1": ""}) == [Dropped("no answer to score")]
+    assert pairs("helpsteer", row) == [Dropped("without a preference")]
+    assert pairs("helpsteer", row | {"response_1": ""}) == [Dropped("without an answer to score")]
 
 
 @pytest.mark.parametrize("strength", [4, None, "1", float("nan"), True])
@@ -340,7 +342,7 @@ def test_hh_harmless_gives_2308_pairs_of_which_5_part_early(tmp_path, monkeypatc
     source = real("hh_harmless_test.jsonl.gz")
     made = formats.convert(source, "transcript")
     assert len(made) == 2308
-    assert "dropped 4 of 2,312 rows of train: 4 no answer to score" in caplog.text
+    assert "dropped 4 of 2,312 rows of train: 4 without an answer to score" in caplog.text
     marked = formats.convert(source, "transcript", keep_dropped=True)
     assert [row for row, reason in enumerate(marked[formats.DROPPED]) if reason] == [86, 516, 925, 1103]
     parted = [row for row, pair in enumerate(marked) if pair["chosen"] and pair["chosen"][:-1] != pair["rejected"][:-1]]

@@ -34,7 +34,8 @@ def tiny(run, folder):
 
 
 def test_there_is_an_example_of_everything_that_the_documents_show():
-    assert len(ON_A_MODEL) >= 9
+    shown = "quick_start precision lora tool_calling arena margin_and_centering several_eval_sets best_checkpoint streaming"
+    assert ON_A_MODEL == sorted(shown.split())
 
 
 @pytest.mark.parametrize("name", ON_A_MODEL)

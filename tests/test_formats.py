@@ -100,14 +100,14 @@ def test_convert_counts_what_it_drops_names_the_format_and_leaves_the_source_alo
     assert made.column_names == ["prompt", "chosen", "rejected"]
     assert [row["prompt"][0]["content"] for row in made] == ["q", "second"]
     assert 'read as rated answers (format \'ratings\'), for example prompt "q", chosen "high"' in caplog.text
-    assert "dropped 1 of 3 rows of train: 1 a tie" in caplog.text
+    assert "dropped 1 of 3 rows of train: 1 tied" in caplog.text
     assert (source.column_names, source[:], source._fingerprint) == before
 
 
 def test_kept_dropped_rows_stay_in_place_with_their_reason():
     source = Dataset.from_list([RATED | {"scores": [2, 2]}, RATED])
     made = formats.convert(source, "ratings", keep_dropped=True)
-    assert made[DROPPED] == ["a tie", None]
+    assert made[DROPPED] == ["tied", None]
     assert made[0]["chosen"] is None
     assert made[1]["rejected"] == [assistant("low")]
 
@@ -129,7 +129,7 @@ def test_a_stream_is_converted_as_it_is_read():
     assert len(whole) == 250
     assert list(whole[0]) == ["prompt", "chosen", "rejected", "margin"]
     marked = formats.convert(IterableDataset.from_generator(rows), keep_dropped=True)
-    assert [row[DROPPED] for row in marked][:3] == ["a tie", None, "a tie"]
+    assert [row[DROPPED] for row in marked][:3] == ["tied", None, "tied"]
 
 
 def test_a_first_batch_of_dropped_rows_breaks_no_types():
@@ -185,7 +185,7 @@ def test_a_converted_dataset_whose_first_row_was_dropped_is_taken_for_pairs():
 
 def test_nothing_left_is_an_error_with_the_reasons():
     source = Dataset.from_list([RATED | {"scores": [2, 2]}] * 3)
-    with pytest.raises(ValueError, match=r"train: no pair is left of the 3 rows read \(3 a tie\); check that"):
+    with pytest.raises(ValueError, match=r"train: no pair is left of the 3 rows read \(3 tied\); check that"):
         formats.convert(source)
 
 

@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
 from plaudit.loading import load_splits, load_train_and_test
+from plaudit.records import ROW
 
 ROWS = [{"chosen": f"good {number}", "rejected": f"bad {number}"} for number in range(10)]
 
@@ -80,10 +81,111 @@ def test_a_file_of_another_kind_is_refused_with_the_kinds_that_are_read(tmp_path
         load_splits(str(tmp_path / "pairs.docx"))
 
 
-def test_a_broken_file_is_named_with_the_reason(tmp_path):
-    (tmp_path / "broken.jsonl").write_text('{"chosen": "a", \n not json\n')
-    with pytest.raises(ValueError, match=r"broken\.jsonl' cannot be read: .*JSON"):
-        load_splits(str(tmp_path / "broken.jsonl"))
+LINES = [json.dumps(row) for row in ROWS]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (
+            "x.jsonl",
+            "\n".join([*LINES[:7], '{"chosen": oops', LINES[8]]),
+            r"line 8 is not JSON \(Expecting value, column 12",
+        ),
+        ("x.jsonl.gz", "\n".join([*LINES[:7], '{"chosen": oops']), r"line 8 is not JSON \(Expecting value, column 12"),
+        ("x.json", "\n".join([*LINES[:7], '{"chosen": oops']), "line 8 is not JSON"),
+        ("x.json", '[{"chosen": "a"},\n{"chosen" "b"}]', r"line 2 is not JSON \(Expecting ':' delimiter, column 11\)"),
+        ("x.jsonl", "[1, 2]\n[3, 4]\n", "line 1 holds a list, but must hold an object, a row"),
+        ("x.jsonl", '{"chosen": "é"}\n{"chosen": "a"}\n'.encode("latin-1"), r"line 1 is not UTF-8 \(byte 0xe9\); save"),
+        (
+            "x.csv",
+            "chosen,rejected\né,b\n".encode("latin-1"),
+            r"line 2 is not UTF-8 \(byte 0xe9\); save the file as UTF-8",
+        ),
+        ("x.jsonl.gz", b"not compressed", "Not a gzipped file"),
+        ("x.parquet", b"", "Parquet file size is 0 bytes"),
+        ("x.arrow", b"ab", "File is too small"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_short_line_with_the_reason(
+    tmp_path, caplog, name, content, reason, streaming
+):
+    content = content.encode() if isinstance(content, str) else content
+    is_packed = name.endswith(".gz") and content.startswith(b"{")
+    (tmp_path / name).write_bytes(gzip.compress(content) if is_packed else content)
+    with pytest.raises(ValueError, match=rf"^data set '.*{name}' cannot be read: {reason}") as caught:
+        next(iter(load_splits(str(tmp_path / name), streaming=streaming)["train"]))
+    assert len(str(caught.value)) < 300 + len(str(tmp_path)) + 50
+    assert "Failed to" not in caplog.text
+
+
+def test_a_broken_line_far_into_a_file_is_named_by_its_number(tmp_path):
+    lines = [json.dumps({**ROWS[0], "number": number}) for number in range(10_000)]
+    lines[9_875] = '{"chosen": oops'
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"long\.jsonl' cannot be read: line 9,876 is not JSON"):
+        load_splits(str(tmp_path / "long.jsonl"))
+
+
+def test_a_directory_that_is_no_data_set_is_one_short_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({f"column {number}": [{"a": 1}] for number in range(100)}))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"other": 1}))
+    with pytest.raises(ValueError, match=f"^data set '{tmp_path}' cannot be read: ") as caught:
+        load_splits(str(tmp_path))
+    assert len(str(caught.value).removeprefix(f"data set '{tmp_path}' cannot be read: ")) <= 300
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("e.jsonl", ""),
+        ("e.json", ""),
+        ("e.json", "[]"),
+        ("e.json", "{}"),
+        ("e.csv", "chosen,rejected\n"),
+        ("e.jsonl", "\n\n"),
+    ],
+)
+def test_a_file_without_rows_is_named(tmp_path, name, text, streaming):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"^data set '.*{name}' holds no rows; give it at least one pair"):
+        load_splits(str(tmp_path / name), streaming=streaming)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_without_rows_is_named(tmp_path, split):
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("chosen,rejected\n" + "a,b\n" * (name != split))
+    with pytest.raises(ValueError, match=f"holds no rows in split '{split}'; give it at least one pair"):
+        load_train_and_test(str(tmp_path), streaming=True)
+
+
+def test_a_saved_data_set_without_rows_is_named(tmp_path):
+    Dataset.from_list(ROWS).select([]).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="saved' holds no rows; give it at least one pair"):
+        load_splits(str(tmp_path / "saved"))
+
+
+def test_a_configuration_of_a_file_is_refused(tmp_path, jsonl):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    for name in (jsonl, tmp_path / "saved"):
+        with pytest.raises(
+            ValueError, match="has no configurations, so dataset_config='small' has no effect; leave it out"
+        ):
+            load_splits(str(name), "small")
+
+
+def test_the_training_split_is_never_its_own_test_split(jsonl):
+    assert load_train_and_test(str(jsonl), test_split="train")[1] is None
+
+
+def test_rows_that_were_split_know_their_number_in_the_file(jsonl):
+    for rows in load_train_and_test(str(jsonl), test_split_size=4):
+        assert [ROWS[number]["chosen"] for number in rows[ROW]] == list(rows["chosen"])
+    assert ROW not in load_train_and_test(str(jsonl))[0].column_names
 
 
 def test_a_missing_training_split_lists_those_found(jsonl):

@@ -278,7 +278,7 @@ def test_rows_whose_conversion_gives_no_pair_are_dropped_and_counted_and_row_num
     for data in (Dataset.from_list(rows), formats.convert(Dataset.from_list(rows), keep_dropped=True)):
         caplog.clear()
         assert len(prepared(data)) == 2
-        assert "dropped 2 of 4 train pairs: 1 a tie, 1 whose two sides are identical" in caplog.text
+        assert "dropped 2 of 4 train pairs: 1 tied, 1 whose two sides are identical" in caplog.text
     message = "the chat template refuses this conversation"
     template = "{% if messages[1].content == 'x' %}{{ raise_exception('no x') }}{% endif %}" + CHAT_TEMPLATE
     refused(
@@ -328,7 +328,7 @@ def test_kept_rows_of_a_stream_are_those_of_the_data_set_and_are_counted():
     kept = list(prepare.kept_rows(made, counts))
     assert len(kept) == 2
     assert kept == list(prepared(rows, max_length=40))
-    assert counts == {"rows": 5, "a tie": 1, prepare.IDENTICAL: 1, "longer than 40 tokens": 1}
+    assert counts == {"rows": 5, "tied": 1, prepare.IDENTICAL: 1, "longer than 40 tokens": 1}
 
 
 def test_the_first_thousand_rows_of_a_stream_are_checked_and_no_more(caplog):

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import functools
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin, get_type_hints
 
 from plaudit.compat import OLDER_FIELDS
 from plaudit.converters import CONVERTERS
@@ -29,9 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Train reward models on preference pairs.",
         epilog=f"verbs:\n{verbs}\n\nplaudit VERB --help lists a verb's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"plaudit {_version()}")
     parser.add_argument("verb", metavar="VERB", help="what to do, see below")
+    known = [*VERBS, "--help", "--version"]
+    if arguments and arguments[0].startswith("-") and arguments[0] not in (*known, "-h"):
+        parser.error(f"unknown flag {arguments[0]!r}{_did_you_mean(arguments[0], known)}; known: {', '.join(known)}")
     # The rest belongs to a verb that does not exist, so only its name is worth an error.
     verb = parser.parse_args(arguments[:1]).verb
     parser.error(f"unknown verb {verb!r}{_did_you_mean(verb, VERBS)}; known: {', '.join(VERBS)}")
@@ -47,15 +52,17 @@ def _run_verb(name: str, arguments: list[str]) -> int:
     try:
         VERBS[name].run(arguments)
     except _UsageError as error:
-        print(f"plaudit {name}: error: {error}; see plaudit {name} --help", file=sys.stderr)
+        _print_error(name, f"{error}; see plaudit {name} --help")
         return 2
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        is_ours = _raised_here(error)
-        # A TypeError that others raise is a fault of the program, not of what the user asked for.
-        if os.environ.get("PLAUDIT_TRACEBACK") or (isinstance(error, TypeError) and not is_ours):
+    except Exception as error:
+        if os.environ.get("PLAUDIT_TRACEBACK"):
             raise
+        is_ours = _raised_here(error)
+        is_expected = is_ours or isinstance(error, (ValueError, OSError, ImportError, FloatingPointError))
+        kind = "" if is_expected and str(error) else f"{type(error).__name__}: "
         hint = "" if is_ours else " (PLAUDIT_TRACEBACK=1 shows where)"
-        print(f"plaudit {name}: error: {error}{hint}", file=sys.stderr)
+        # What is wrong with data or options, every process finds; a fault may be one process's alone.
+        _print_error(name, f"{kind}{_one_line(str(error))}{hint}", from_all=not is_expected)
         return 1
     except KeyboardInterrupt:
         print(f"plaudit {name}: interrupted", file=sys.stderr)
@@ -63,12 +70,33 @@ def _run_verb(name: str, arguments: list[str]) -> int:
     return 0
 
 
+def _print_error(verb: str, text: str, *, from_all: bool = False) -> None:
+    """Print one line from the first process, or from all of them, the others with their number."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or from_all:
+        process = "" if rank == "0" else f" (process {rank})"
+        print(f"plaudit {verb}: error{process}: {text}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    """Return the text on one line, of a long one its beginning, which says what is wrong, and its end, the cure."""
+    # torch passes on an error of a loader's worker with the worker's whole traceback as its text.
+    if "Original Traceback (most recent call last)" in text:
+        text = text.strip().splitlines()[-1]
+    text = " ".join(text.split())
+    return text if len(text) <= 600 else f"{text[:397]} … {text[-200:]}"
+
+
 def _raised_here(error: BaseException) -> bool:
-    """Return whether a line of this package raised the error."""
+    """Return whether a line of this package raised the error, in this process or in one that prepares data."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
+    files = [trace.tb_frame.f_code.co_filename] if trace is not None else []
+    # A pool's process sends its traceback as the text of this cause.
+    if type(error.__cause__).__name__ == "RemoteTraceback":
+        files = re.findall(r'File "(.+?)", line \d+', str(error.__cause__))
+    return bool(files) and Path(files[-1]).parent == Path(__file__).parent
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -150,7 +178,10 @@ class DataArguments:
         },
     )
     dataset_margins: bool = field(
-        default=False, metadata={"help": "Use the rating gap of converted records as the pair's margin."}
+        default=False,
+        metadata={
+            "help": "Use the rating gap of converted records as the pair's margin, where the format has ratings."
+        },
     )
     test_split_size: float | None = field(
         default=None, metadata={"help": "Hold out this many training rows for evaluation; below 1, this share of them."}
@@ -177,6 +208,7 @@ def _run_train(arguments: list[str]) -> None:
     given.setdefault("output_dir", default_output_dir(model_args.model_name_or_path))
     config = RewardConfig(**{name: value for name, value in given.items() if name not in _OWN_OPTIONS})
     config.model_init_kwargs = _model_init_kwargs(model_args, config)
+    _check_together(data_args, config, given)
     with config.main_process_first(desc="loading the data"):
         train_dataset, test_dataset = _load_data(data_args, config, given)
     trainer = RewardTrainer(
@@ -207,8 +239,46 @@ def _train_and_save(trainer: Any) -> None:
     result = trainer.train(resume_from_checkpoint=_resume_from(trainer.args.resume_from_checkpoint))
     trainer.save_model()
     trainer.save_state()
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
+    # Trainer adds what the last logged interval saw, which beside the run's own figures would pass for the run's.
+    figures = {name: value for name, value in result.metrics.items() if name not in _pair_figures()}
+    trainer.log_metrics("train", figures)
+    trainer.save_metrics("train", figures)
+
+
+def _pair_figures() -> list[str]:
+    from plaudit.metrics import pair_metrics
+
+    return list(pair_metrics([1.0], [0.0]))  # type: ignore[arg-type]  # anything that numpy can make an array of
+
+
+def _check_together(data_args: DataArguments, config: "RewardConfig", given: Mapping[str, Any]) -> None:
+    """ValueError for options that cannot work together, before anything is loaded."""
+    trains, streams = given.get("do_train", True), data_args.dataset_streaming
+    split = data_args.dataset_train_split
+    problems = {
+        "--dataset_streaming needs --max_steps, because the length of a stream is not known; "
+        "set --max_steps to the number of steps": streams and trains and config.max_steps < 1,
+        "--dataset_num_proc has no effect with --dataset_streaming, which prepares rows as they are read; leave one "
+        "out": streams and config.dataset_num_proc is not None,
+        f"--dataset_test_split and --dataset_train_split are both {split!r}, so the rows trained on would be the test; "
+        "name another split, or hold rows out with --test_split_size 0.1": (
+            trains and data_args.test_split_size is None and given.get("dataset_test_split") == split
+        ),
+    }
+    for problem, applies in problems.items():
+        if applies:
+            raise ValueError(problem)
+    _check_best_metric(config.metric_for_best_model)
+
+
+def _check_best_metric(name: str | None) -> None:
+    # compute_metrics, which could give others, is for Python only. The last three are Trainer's own.
+    known = [*_pair_figures(), "loss", "num_tokens", "runtime", "samples_per_second", "steps_per_second"]
+    if name is not None and name.removeprefix("eval_") not in known:
+        nearest = _did_you_mean(name.removeprefix("eval_"), known)
+        raise ValueError(
+            f"metric_for_best_model={name!r} is not a metric of the evaluation{nearest}; known: {', '.join(known)}"
+        )
 
 
 def _load_data(data_args: DataArguments, config: "RewardConfig", given: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -225,6 +295,14 @@ def _load_data(data_args: DataArguments, config: "RewardConfig", given: Mapping[
         streaming=data_args.dataset_streaming,
         seed=config.seed if config.data_seed is None else config.data_seed,
     )
+    if not given.get("do_train", True):
+        # Whoever only evaluates may do so on any split, also a file's only one.
+        test = train if data_args.dataset_test_split == data_args.dataset_train_split else test
+        if test is None:
+            raise ValueError(
+                f"there is nothing to do: do_train is false, and data set {name!r} has no split "
+                f"{data_args.dataset_test_split!r} to evaluate on; name one with --dataset_test_split"
+            )
     strategy = str(getattr(config.eval_strategy, "value", config.eval_strategy))
     # RewardConfig turns do_eval on by itself when there is an eval_strategy.
     if test is None and (strategy != "no" or config.do_eval or "dataset_test_split" in given):
@@ -238,10 +316,11 @@ def _load_data(data_args: DataArguments, config: "RewardConfig", given: Mapping[
     if data_args.dataset_format is None and not data_args.dataset_margins:
         return train, test
     convert = {"margins": data_args.dataset_margins, "keep_dropped": True}
-    return (
-        formats.convert(train, data_args.dataset_format, split="train", **convert),
-        None if test is None else formats.convert(test, data_args.dataset_format, split="eval", **convert),
-    )
+    pairs = formats.convert(train, data_args.dataset_format, split="train", **convert)
+    if data_args.dataset_margins and (pairs is train or "margin" not in (pairs.column_names or next(iter(pairs)))):
+        kind = "rows that are pairs already are used as they are" if pairs is train else "their format has no ratings"
+        raise ValueError(f"--dataset_margins has no effect on data set {name!r}: {kind}; leave it out")
+    return pairs, None if test is None else formats.convert(test, data_args.dataset_format, split="eval", **convert)
 
 
 def _resume_from(value: str | bool | None) -> str | bool | None:
@@ -347,9 +426,13 @@ def _train_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE.yaml", help="options from a YAML file, same names; flags win")
     known = {action.dest for action in parser._actions}
     for action in parser._actions:
-        if action.dest not in ("help", "config") and action.default is not None:
-            action.help = f"{action.help or ''} (default: {str(action.default).replace('%', '%%')})"
+        default = "<model>-Reward" if action.dest == "output_dir" else action.default
+        if action.dest not in ("help", "config") and default is not None:
+            action.help = f"{action.help or ''} (default: {str(default).replace('%', '%%')})"
         action.default = argparse.SUPPRESS
+        if action.dest == "resume_from_checkpoint":
+            action.nargs, action.const = "?", "true"
+    _group_options(parser)
     for older in OLDER_FIELDS.values():
         if older.name in known:
             continue
@@ -359,12 +442,33 @@ def _train_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _group_options(parser: argparse.ArgumentParser) -> None:
+    """Put our own options first in the help, then those that only transformers describes."""
+    from plaudit.config import RewardConfig
+
+    ungrouped = next(group for group in parser._action_groups if "--help" in _flags(group._group_actions))
+    general = ("help", "config", "output_dir")
+    for title, names in (("training", set(RewardConfig.__annotations__)), ("options of transformers' Trainer", None)):
+        group = parser.add_argument_group(title)
+        moved = [
+            action
+            for action in ungrouped._group_actions
+            if action.dest not in general and (names is None or action.dest in names)
+        ]
+        group._group_actions.extend(moved)
+        ungrouped._group_actions[:] = [action for action in ungrouped._group_actions if action not in moved]
+
+
+def _flags(actions: Iterable[argparse.Action]) -> list[str]:
+    return [flag for action in actions for flag in action.option_strings]
+
+
 def _parse_train(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the options that were given, by flag or in the config file, each of its option's type."""
     namespace, unknown = parser.parse_known_args(list(arguments))
     if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise _UsageError(f"unknown argument {unknown[0]!r}{_did_you_mean(unknown[0].split('=')[0], flags)}")
+        nearest = _did_you_mean(unknown[0].split("=")[0], _flags(parser._actions))
+        raise _UsageError(f"unknown argument {unknown[0]!r}{nearest}")
     given = vars(namespace)
     file = given.pop("config", None)
     return given if file is None else {**_read_config(Path(file), parser), **given}
@@ -377,6 +481,8 @@ def _read_config(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """
     import yaml
 
+    if file.is_dir():
+        raise ValueError(f"config file {str(file)!r} is a directory; name the .yaml file in it")
     try:
         text = file.read_text(encoding="utf-8")
         # Twice: as the words that were written (1e-4 and no are not what YAML makes of them), and as structure.
@@ -391,6 +497,7 @@ def _read_config(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
         raise ValueError(
             f"config file {str(file)!r} holds a {type(values).__name__}, but must hold 'option: value' lines"
         )
+    _require_one_of_each(file, [str(key.value) for key, _ in yaml.compose(text).value])
     # Backwards, because the first of two with one name is the option itself, the second its --no_ form.
     actions = {action.dest: action for action in reversed(parser._actions) if action.dest not in ("help", "config")}
     given = {}
@@ -403,6 +510,14 @@ def _read_config(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
         except _UsageError as error:
             raise ValueError(f"config file {str(file)!r}: {str(error).removeprefix('--')}") from None
     return given
+
+
+def _require_one_of_each(file: Path, keys: Sequence[str]) -> None:
+    """ValueError for a key given twice, of which YAML would take the last in silence."""
+    names = [key.replace("-", "_") for key in keys]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"config file {str(file)!r}: key {twice!r} is there twice; leave one out")
 
 
 def _option_value(parser: argparse.ArgumentParser, name: str, action: Any, word: Any, value: Any) -> Any:
@@ -419,6 +534,11 @@ def _option_value(parser: argparse.ArgumentParser, name: str, action: Any, word:
     elif isinstance(value, bool) and action.type is string_to_bool:
         word = str(value)  # YAML has more words for it, such as off
     elif isinstance(value, list):
+        if not _may_be_list(name):
+            raise _UsageError(f"{name}: takes one value, not the list {value!r}")
+        wrong = [item for item in value if not isinstance(item, str)]
+        if wrong:
+            raise _UsageError(f"{name}: the list's {wrong[0]!r} is no text; write it in quotes")
         if action.nargs != "+" or not value:
             return value
         return getattr(parser.parse_args([f"--{name}", *word]), name)
@@ -436,12 +556,22 @@ def _with_numbers(value: Any) -> Any:
 
 
 def _may_be_none(name: str) -> bool:
+    if name in OLDER_FIELDS and name not in _hints():
+        return OLDER_FIELDS[name].default is None
+    return type(None) in get_args(_hints()[name])
+
+
+def _may_be_list(name: str) -> bool:
+    hint = _hints().get(name)
+    return any(list in (kind, get_origin(kind)) for kind in (hint, *get_args(hint)))
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    """Return the type of each option of `train`, by its name."""
     from plaudit.config import RewardConfig
 
-    hints = {**get_type_hints(ModelArguments), **get_type_hints(DataArguments), **get_type_hints(RewardConfig)}
-    if name in OLDER_FIELDS and name not in hints:
-        return OLDER_FIELDS[name].default is None
-    return type(None) in get_args(hints[name])
+    return {**get_type_hints(ModelArguments), **get_type_hints(DataArguments), **get_type_hints(RewardConfig)}
 
 
 @dataclass(frozen=True)

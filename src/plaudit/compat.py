@@ -37,7 +37,11 @@ TOKEN_COLUMNS: list[dict[str, str | None]] = [
 ]
 
 # Arguments of RewardTrainer, and classes.
-OLDER_ARGUMENTS = {"tokenizer": "processing_class", "max_length": "args.max_length"}
+OLDER_ARGUMENTS = {
+    "tokenizer": "processing_class",
+    "max_length": "args.max_length",
+    "model_path": "resume_from_checkpoint",
+}
 OLDER_CLASSES = {"RewardDataCollatorWithPadding": "DataCollatorForPreference"}
 
 _warned_columns: set[str] = set()
@@ -258,8 +262,8 @@ _FIELDS = [
     _gone("mp_parameters", "", str, "leave it out: SageMaker gives them in the environment (SM_HP_MP_PARAMETERS)"),
     _gone("ray_scope", "last", str, "leave it out and set the environment variable RAY_SCOPE"),
     _gone("sharded_ddp", "", str, "leave it out and set fsdp=True, with fsdp_config for the details"),
-    _gone("dispatch_batches", None, bool, "set it in accelerator_config: accelerator_config={'dispatch_batches': ...}"),
-    _gone("split_batches", None, bool, "set it in accelerator_config: accelerator_config={'split_batches': ...}"),
+    _gone("dispatch_batches", None, bool, "leave it out: plaudit deals the pairs to the processes itself"),
+    _gone("split_batches", None, bool, "leave it out: plaudit deals the pairs to the processes itself"),
 ]
 OLDER_FIELDS: dict[str, OlderField] = {field.name: field for field in _FIELDS}
 

@@ -1,14 +1,17 @@
 """The options of a training run: `RewardConfig`, transformers' `TrainingArguments` with reward modelling's own."""
 
+import argparse
 import copy
 import dataclasses
 import functools
 import json
 import math
+import numbers
 import operator
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -27,7 +30,10 @@ else:
         """What HfArgumentParser makes of a flag's text: a whole number, or None for the word none."""
 
         def __new__(cls, text: str) -> int | None:
-            return None if text.strip().lower() == "none" else int(text)
+            try:
+                return None if text.strip().lower() == "none" else int(text)
+            except ValueError:
+                raise argparse.ArgumentTypeError(f"must be a whole number or none, not {text!r}") from None
 
 
 @dataclass(repr=False)  # transformers' own repr hides access tokens; the generated one would print them
@@ -141,10 +147,14 @@ class RewardConfig(TrainingArguments):
             self._given = _given(type(self), vars(self))
         self._detach_containers()
         self.model_init_kwargs = _model_init_kwargs(self.model_init_kwargs)
+        for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "lr_scheduler_kwargs"):
+            setattr(self, name, _dict_of(name, getattr(self, name, None), {"key": 1}))
         if self.chat_template_path is not None:
             self.chat_template_path = os.fspath(self.chat_template_path)
         if self.report_to is None:
             self.report_to = "none"
+        _check_bools(self)
+        _check_numbers(self)
         _check_own_fields(self)
         _check_inherited_fields(self)
         self._use_todays_checkpointing_name()
@@ -228,24 +238,104 @@ def _supports_bf16() -> bool:
     return bool(is_torch_bf16_gpu_available())
 
 
-def _model_init_kwargs(value: Any) -> dict[str, Any] | None:
+def _dict_of(name: str, value: Any, example: dict[str, Any]) -> dict[str, Any] | None:
+    """Return an option that is a dict or JSON of one as the dict. ValueError, with the example, for anything else."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"model_init_kwargs is not JSON: {value!r} ({error}); write it as "
-                """--model_init_kwargs '{"dtype": "bfloat16"}'"""
+                f"{name} is not JSON: {value!r} ({error}); write it as --{name} '{json.dumps(example)}'"
             ) from None
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must be a dict or JSON of one, not {type(value).__name__}: {value!r}")
+    return value
+
+
+def _model_init_kwargs(value: Any) -> dict[str, Any] | None:
+    value = _dict_of("model_init_kwargs", value, {"dtype": "bfloat16"})
     if value is None:
         return None
-    if not isinstance(value, dict):
-        raise ValueError(f"model_init_kwargs must be a dict or JSON of one, not {type(value).__name__}: {value!r}")
     if "num_labels" in value:
         raise ValueError(
             f"model_init_kwargs holds num_labels={value['num_labels']!r}; leave it out, num_labels is always 1"
         )
     return translate_model_kwargs(value)
+
+
+class _Number(NamedTuple):
+    """What a numeric option must be. must: in words, without 'number'. fits: of a number of that kind that is finite."""
+
+    must: str
+    fits: Callable[[Any], bool]
+    whole: bool = False
+
+
+_COUNT = _Number("of at least 1", lambda value: value >= 1, whole=True)
+_WEIGHT = _Number("of at least 0", lambda value: value >= 0)
+_SEED = _Number("from 0 to 4294967295", lambda value: 0 <= value < 2**32, whole=True)
+_BETA = _Number("of at least 0 and below 1", lambda value: 0 <= value < 1)
+_INHERITED_NUMBERS = {
+    "per_device_train_batch_size": _COUNT,
+    "per_device_eval_batch_size": _COUNT,
+    "gradient_accumulation_steps": _COUNT,
+    "num_train_epochs": _Number("above 0", lambda value: value > 0),
+    "max_steps": _Number(
+        "of at least 1, or -1 for num_train_epochs", lambda value: value == -1 or value >= 1, whole=True
+    ),
+    "learning_rate": _WEIGHT,
+    "weight_decay": _WEIGHT,
+    "max_grad_norm": _WEIGHT,
+    "warmup_steps": _WEIGHT,
+    "adam_beta1": _BETA,
+    "adam_beta2": _BETA,
+    "adam_epsilon": _WEIGHT,
+    "logging_steps": _WEIGHT,
+    "eval_steps": _WEIGHT,
+    "save_steps": _WEIGHT,
+    "seed": _SEED,
+    "data_seed": _SEED,
+    "dataloader_num_workers": _Number("of at least 0", lambda value: value >= 0, whole=True),
+}
+
+
+def _check_numbers(args: RewardConfig) -> None:
+    """ValueError where a number of transformers' has a value that fails, or trains nothing, long after the start."""
+    defaults = {each.name: each.default for each in dataclasses.fields(RewardConfig)}
+    checked = dict(_INHERITED_NUMBERS)
+    if isinstance(args.max_steps, int) and args.max_steps >= 1:
+        del checked["num_train_epochs"]  # not read then
+    for what in ("logging", "eval", "save"):
+        strategy = getattr(args, f"{what}_strategy")
+        if getattr(strategy, "value", strategy) == "steps":
+            checked[f"{what}_steps"] = _Number(f"above 0 while {what}_strategy is 'steps'", lambda value: value > 0)
+    for name, number in checked.items():
+        value = getattr(args, name)
+        if value is None and defaults[name] is None:
+            continue
+        if isinstance(value, str):
+            raise ValueError(f"{name} must be a number, not the text {value!r}; write it without quotes")
+        kind: Any = numbers.Integral if number.whole else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or not number.fits(value):
+            raise ValueError(
+                f"{name} must be a {'whole' if number.whole else 'finite'} number {number.must}, not {value!r}; leave it "
+                + ("out" if defaults[name] is None else f"out for {defaults[name]!r}")
+            )
+
+
+@functools.cache
+def _bool_options() -> dict[str, bool]:
+    """Return the options that are True or False, and whether each may be None too."""
+    kinds = {name: set(get_args(hint) or [hint]) for name, hint in get_type_hints(RewardConfig).items()}
+    return {name: type(None) in kind for name, kind in kinds.items() if bool in kind and kind <= {bool, type(None)}}
+
+
+def _check_bools(args: RewardConfig) -> None:
+    """ValueError for a switch with another value, because any text, also "no", would count as True."""
+    for name, may_be_none in _bool_options().items():
+        value = getattr(args, name)
+        if not isinstance(value, bool) and not (value is None and may_be_none):
+            raise ValueError(f"{name} must be True or False, not {value!r}")
 
 
 def _check_own_fields(args: RewardConfig) -> None:
@@ -264,9 +354,6 @@ def _check_own_fields(args: RewardConfig) -> None:
             f"center_rewards_coefficient must be a finite number of at least 0, not {coefficient!r}; 0.01 is usual, "
             "None leaves the term out"
         )
-    for name in ("disable_dropout", "activation_offloading", "trust_remote_code"):
-        if not isinstance(getattr(args, name), bool):
-            raise ValueError(f"{name} must be True or False, not {getattr(args, name)!r}")
     for name in ("eos_token", "pad_token"):
         token = getattr(args, name)
         if token is not None and not isinstance(token, str):
@@ -276,7 +363,9 @@ def _check_own_fields(args: RewardConfig) -> None:
 
 
 def _check_inherited_fields(args: RewardConfig) -> None:
-    """ValueError where an inherited option would have no effect."""
+    """ValueError where an inherited option would have no effect, or names nothing."""
+    if args.output_dir is not None and not os.fspath(args.output_dir).strip():
+        raise ValueError(f"output_dir is {args.output_dir!r}, which names no directory; name one, or leave it out")
     if args.label_smoothing_factor != 0:
         raise ValueError(
             f"label_smoothing_factor={args.label_smoothing_factor!r} has no meaning here, for pairs have no class "

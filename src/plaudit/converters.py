@@ -9,7 +9,7 @@ from itertools import combinations
 from numbers import Real
 from typing import Any, NamedTuple
 
-NO_ANSWER = "no answer to score"
+NO_ANSWER = "without an answer to score"
 
 
 class Dropped(NamedTuple):
@@ -252,13 +252,13 @@ def _from_arena(row: Mapping[str, Any], margins: bool) -> Pairs:
         raise RowProblem(f"'prompt' has {len(prompts)} turns, but a response has {most}; drop the row or mend it")
     said = [text for texts in turns.values() for text in texts]
     if winner is None:
-        yield Dropped("a tie")
+        yield Dropped("tied")
     elif any(len(texts) < len(prompts) or not _is_answer(texts[-1], "a response") for texts in responses if prompts):
         yield Dropped(NO_ANSWER)
     elif not prompts or any(text is None for text in said):
-        yield Dropped("a turn without text")
+        yield Dropped("with a turn without text")
     elif not all(is_unicode(text) for text in said if text):
-        yield Dropped("a text that is not Unicode")
+        yield Dropped("with a text that is not Unicode")
     else:
         sides = [
             [turn for pair in zip(prompts, texts, strict=True) for turn in map(_turn, ("user", "assistant"), pair)]
@@ -313,7 +313,7 @@ def _pairs_by_score(prompt: list[Any], answers: Sequence[Any], scores: Sequence[
                 f"the score of answer {number} must be a finite number, not {shown(score)}; drop the row or mend it"
             )
     if len(answers) < 2:
-        yield Dropped("fewer than two answers")
+        yield Dropped("with fewer than two answers")
     for left, right in combinations(range(len(answers)), 2):
         high, low = (left, right) if scores[left] > scores[right] else (right, left)
         texts = [answers[high], answers[low]]
@@ -321,7 +321,7 @@ def _pairs_by_score(prompt: list[Any], answers: Sequence[Any], scores: Sequence[
         if not all(answered):
             yield Dropped(NO_ANSWER)
         elif scores[high] == scores[low]:
-            yield Dropped("a tie")
+            yield Dropped("tied")
         else:
             yield _pair(prompt, texts[0], texts[1], float(scores[high] - scores[low]) if margins else None)
 
@@ -424,7 +424,7 @@ def _from_helpsteer(row: Mapping[str, Any], margins: bool) -> Pairs:
     if not all(answered):
         yield Dropped(NO_ANSWER)
     elif strength == 0:
-        yield Dropped("no preference")
+        yield Dropped("without a preference")
     else:
         chosen, rejected = answers if strength < 0 else answers[::-1]
         yield _pair(_helpsteer_prompt(row), chosen, rejected, float(abs(strength)) if margins else None)

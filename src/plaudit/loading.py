@@ -1,8 +1,14 @@
 """Data sets by name: a Hub id, a directory or a file in, its training and test rows out."""
 
+import contextlib
+import gzip
+import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plaudit.records import ROW
 from plaudit.say import say
 
 if TYPE_CHECKING:
@@ -12,6 +18,7 @@ if TYPE_CHECKING:
 
     Rows: TypeAlias = Dataset | IterableDataset
 
+REASON_CHARACTERS = 300
 READER_OF_SUFFIX = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -22,12 +29,27 @@ def load_splits(name: str, config: str | None = None, *, streaming: bool = False
     .arrow file, of which the text formats may be compressed (.gz). FileNotFoundError where there is none of that name,
     ValueError where it cannot be read.
     """
-    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
     from datasets.exceptions import DatasetGenerationError
 
     path = Path(name).expanduser()
     reader = _reader_of(path)
-    if reader is not None and not path.is_file():
+    _check_name(name, path, reader, config)
+    # What the Hub's client says of a name that it does not know, or cannot reach, is for the user as it is.
+    kinds = (Exception,) if path.exists() else (DatasetGenerationError, ValueError, StopIteration)
+    try:
+        with _readers_log_muted():
+            splits = _read(name, path, reader, config, streaming)
+            _touch(splits, reader)
+    except kinds as error:
+        reason = _reason(error, path, reader)
+        if reason is None:
+            raise _no_rows(name) from None
+        raise ValueError(f"data set {name!r} cannot be read: {reason}") from error
+    return splits
+
+
+def _check_name(name: str, path: Path, reader: str | None, config: str | None) -> None:
+    if reader is not None and not path.exists():
         raise FileNotFoundError(f"data set {name!r}: there is no such file")
     if reader is None and not path.exists() and name.startswith((".", "/", "~")):
         raise FileNotFoundError(f"data set {name!r}: there is no such directory")
@@ -36,20 +58,103 @@ def load_splits(name: str, config: str | None = None, *, streaming: bool = False
         raise ValueError(
             f"data set {name!r}: plaudit reads no {path.suffix or 'such'} files; known: {known}, .jsonl.gz"
         )
-    try:
-        if reader is not None:
-            splits: Any = load_dataset(reader, config, data_files={"train": str(path)}, streaming=streaming)
-        elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            loaded = load_from_disk(str(path))
-            splits = DatasetDict({"train": loaded}) if isinstance(loaded, Dataset) else loaded
-            if streaming:
-                splits = {split: rows.to_iterable_dataset() for split, rows in splits.items()}
+    if config is not None and (path.is_file() or _is_saved(path)):
+        raise ValueError(
+            f"data set {name!r} has no configurations, so dataset_config={config!r} has no effect; leave it out"
+        )
+
+
+def _read(name: str, path: Path, reader: str | None, config: str | None, streaming: bool) -> "dict[str, Rows]":
+    from datasets import Dataset, load_dataset, load_from_disk
+
+    if reader is not None and path.is_file():
+        return dict(load_dataset(reader, config, data_files={"train": str(path)}, streaming=streaming))
+    if not _is_saved(path):
+        return dict(load_dataset(str(path) if path.is_dir() else name, config, streaming=streaming))
+    loaded = load_from_disk(str(path))
+    splits: dict[str, Any] = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
+    return {split: rows.to_iterable_dataset() for split, rows in splits.items()} if streaming else splits
+
+
+def _touch(splits: "dict[str, Rows]", reader: str | None) -> None:
+    """Read what would only fail once the rows are used: a stream's first row, and text, which pyarrow takes as bytes."""
+    for rows in splits.values() if reader is not None else ():
+        if hasattr(rows, "data"):
+            rows.data.validate(full=reader == "json")
         else:
-            splits = load_dataset(str(path) if path.is_dir() else name, config, streaming=streaming)
-    except DatasetGenerationError as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"data set {name!r} cannot be read: {reason}") from error
-    return dict(splits)
+            next(iter(rows))
+
+
+def _is_saved(path: Path) -> bool:
+    """Return whether `save_to_disk` has written the directory."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+@contextlib.contextmanager
+def _readers_log_muted() -> Iterator[None]:
+    """Keep datasets' readers from logging the error that is raised as well."""
+    log = logging.getLogger("datasets.packaged_modules")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _no_rows(name: str, split: str = "") -> ValueError:
+    where = f" in split {split!r}" if split else ""
+    return ValueError(
+        f"data set {name!r} holds no rows{where}; give it at least one pair, and check that what writes it has finished"
+    )
+
+
+def _reason(error: Exception, path: Path, reader: str | None) -> str | None:
+    """Return in one short line why a data set cannot be read; None where it has no rows, which is no fault of its form."""
+    from datasets.exceptions import DatasetGenerationError
+
+    cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+    text = " ".join(str(cause or error).split()) or type(cause or error).__name__
+    # Three places in which datasets counts on there being a row; the last is where a saved one has no files.
+    is_empty = isinstance(error, StopIteration) or "corresponds to no data" in text
+    if is_empty or (isinstance(error, IndexError) and _is_saved(path)):
+        return None
+    # The readers count rows from the start of a block of the file, if at all.
+    with contextlib.suppress(OSError, EOFError):
+        text = _bad_line(path, reader) or text
+    return text if len(text) <= REASON_CHARACTERS else text[: REASON_CHARACTERS - 1] + "…"
+
+
+def _bad_line(path: Path, reader: str | None) -> str | None:
+    """Return what is wrong with the first line of a text file that is not UTF-8 or, in JSON, no object."""
+    if reader not in ("json", "csv") or not path.is_file():
+        return None
+    open_file: Any = gzip.open if path.suffix == ".gz" else open
+    if ".json" in path.suffixes:
+        with open_file(path, "rb") as file:
+            try:
+                json.load(file)
+                return None
+            except json.JSONDecodeError as error:
+                # A .json file may hold one document, or a document a line.
+                if error.msg != "Extra data":
+                    return f"line {error.lineno:,} is not JSON ({error.msg}, column {error.colno})"
+            except UnicodeDecodeError:
+                pass  # the lines say where
+    with open_file(path, "rb") as file:
+        problems = ((number, _problem(line, reader)) for number, line in enumerate(file, 1) if line.strip())
+        return next((f"line {number:,} {problem}" for number, problem in problems if problem), None)
+
+
+def _problem(line: bytes, reader: str) -> str | None:
+    try:
+        text = line.decode("utf-8-sig")
+        value = json.loads(text) if reader == "json" else {}
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8 (byte 0x{line[error.start]:02x}); save the file as UTF-8"
+    except json.JSONDecodeError as error:
+        return f"is not JSON ({error.msg}, column {error.colno})"
+    return None if isinstance(value, dict) else f"holds a {type(value).__name__}, but must hold an object, a row"
 
 
 def load_train_and_test(
@@ -64,8 +169,9 @@ def load_train_and_test(
 ) -> "tuple[Rows, Rows | None]":
     """Return the training rows, and the test rows or None where the data has no such split.
 
-    test_split_size: hold out this many rows of the training split, or, below 1, this share of them, as the test rows.
-    ValueError where the training split is missing or too small to hold that many out.
+    test_split_size: hold out this many rows of the training split, or, below 1, this share of them, as the test rows;
+    a column named ROW then says which row of the data set each was. The training split is never its own test split.
+    ValueError where the training split is missing or empty, or too small to hold that many out.
     """
     splits = load_splits(name, config, streaming=streaming)
     if train_split not in splits:
@@ -73,8 +179,12 @@ def load_train_and_test(
             f"data set {name!r} has no split {train_split!r}; found: {', '.join(splits)}; choose with --dataset_train_split"
         )
     train = splits[train_split]
+    test = splits.get(test_split) if test_split_size is None and test_split != train_split else None
+    for split, rows in ((train_split, train), (test_split, test)):
+        if rows is not None and next(iter(rows), None) is None:
+            raise _no_rows(name, split)
     if test_split_size is None:
-        return train, splits.get(test_split)
+        return train, test
     if test_split in splits and test_split != train_split:
         say(f"test rows are held out of {train_split!r}, as test_split_size says; the split {test_split!r} is not used")
     return _hold_out(train, test_split_size, name, seed)
@@ -94,7 +204,9 @@ def _hold_out(train: Any, size: float, name: str, seed: int) -> "tuple[Rows, Row
     num_rows = max(1, round(len(train) * size)) if is_share else int(size)
     if num_rows >= len(train):
         raise ValueError(f"test_split_size={size:g} leaves no row to train on: {name!r} has {len(train):,} of them")
-    parts = train.train_test_split(test_size=num_rows, seed=seed)
+    # The parts count their rows anew, and an error about a row must name the one that the user can look up.
+    numbered = train.add_column(ROW, list(range(len(train))))
+    parts = numbered.train_test_split(test_size=num_rows, seed=seed)
     return parts["train"], parts["test"]
 
 

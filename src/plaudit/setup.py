@@ -5,19 +5,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-import accelerate
-import datasets
-import peft
-import torch
-import transformers
 from datasets import IterableDataset
 from peft import PeftModel
 from torch import nn
 from transformers import TrainingArguments
 
-from plaudit import adapters, compat, tokens
+from plaudit import compat, tokens
 from plaudit import model as models
-from plaudit.card import CardFacts
 from plaudit.config import RewardConfig, from_training_arguments
 from plaudit.prepare import check_type
 from plaudit.rewards import classifier_of
@@ -148,86 +142,3 @@ def processing_class_of(processing_class: Any, source: str, data_collator: Any, 
 def tokenizer_of(processing_class: Any) -> Any:
     """Return the text tokenizer of a processing class, which a multi-modal processor carries inside."""
     return getattr(processing_class, "tokenizer", processing_class)
-
-
-def card_facts(
-    trainer: Any,
-    output_dir: str,
-    model_name: str | None = None,
-    dataset_name: str | None = None,
-    tags: str | list[str] | None = None,
-    **extra: Any,
-) -> CardFacts:
-    """Return what the card of a trainer's model says. extra: further keys of the card's header, such as `license`."""
-    args, state = trainer.args, trainer.state
-    inner = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-    classifier = classifier_of(inner)
-    is_adapter = isinstance(inner, PeftModel)
-    base_values: dict[str, Any] = {}
-    vocabulary_size, dtype = None, "float32"
-    if is_adapter:
-        base_values = adapters.base_values_of(inner)
-        vocabulary_size, dtype = base_values.pop("vocab_size"), base_values.pop("dtype")
-        # Growing to the size that the base has already would only puzzle the reader of the snippet.
-        if vocabulary_size == models.stored_vocabulary_size(_base_name(inner, classifier)):
-            vocabulary_size = None
-    extra_tags = [tags] if isinstance(tags, str) else list(tags or [])
-    pushed = trainer.hub_model_id or (args.hub_model_id if args.push_to_hub else None)
-    return CardFacts(
-        path=pushed or output_dir,
-        model_name=model_name or os.path.basename(os.path.normpath(output_dir)),
-        base_model=_base_name(inner, classifier),
-        datasets=(dataset_name,) if dataset_name else (),
-        tags=(*models.TAGS, *extra_tags),
-        kind=trainer.data_kind,
-        base_values=base_values,
-        vocabulary_size=vocabulary_size,
-        dtype=dtype,
-        data=_data_facts(trainer),
-        training=_training_facts(args, state),
-        evaluation=_evaluation_figures(state.log_history),
-        versions={module.__name__: module.__version__ for module in (transformers, torch, datasets, accelerate, peft)},
-        extra=extra,
-    )
-
-
-def _base_name(model: nn.Module, classifier: nn.Module) -> str | None:
-    if isinstance(model, PeftModel):
-        return model.peft_config[model.active_adapter].base_model_name_or_path
-    return getattr(getattr(classifier, "config", None), "_name_or_path", None) or None
-
-
-def _data_facts(trainer: Any) -> dict[str, Any]:
-    dataset = trainer.train_dataset
-    pairs = len(dataset) if hasattr(dataset, "__len__") else ("streamed" if dataset is not None else None)
-    return {"training pairs": pairs, "rows written as": trainer.data_kind}
-
-
-def _training_facts(args: RewardConfig, state: Any) -> dict[str, Any]:
-    last: dict = next((entry for entry in reversed(state.log_history) if "accuracy" in entry), {})
-    pairs = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return {
-        "optimizer steps": state.global_step,
-        "epochs": state.epoch,
-        "pairs a step": pairs,
-        "learning rate": float(args.learning_rate),
-        "max_length": args.max_length,
-        "center_rewards_coefficient": args.center_rewards_coefficient,
-        "seed": args.seed,
-        "tokens": last.get("num_tokens"),
-        "last logged loss": last.get("loss"),
-        "last logged accuracy": last.get("accuracy"),
-    }
-
-
-def _evaluation_figures(log_history: list[dict]) -> dict[str, dict[str, float]]:
-    """Return the newest figures of each evaluation set, without their prefix; the one unnamed set is called `eval`."""
-    sets: dict[str, dict[str, float]] = {}
-    for entry in log_history:
-        for prefix in [key.removesuffix("_mean_reward") for key in entry if key.endswith("_mean_reward")]:
-            figures = {
-                key.removeprefix(f"{prefix}_"): value for key, value in entry.items() if key.startswith(f"{prefix}_")
-            }
-            speed = ("runtime", "per_second", "model_preparation_time")
-            sets[prefix.removeprefix("eval_")] = {k: v for k, v in figures.items() if not k.endswith(speed)}
-    return sets

@@ -21,6 +21,7 @@ from plaudit.batches import PairRows, Share, StreamedPairs, make_loader, train_o
 from plaudit.card import model_card
 from plaudit.collate import DataCollatorForPreference, PairCollator
 from plaudit.config import RewardConfig
+from plaudit.facts import card_facts
 from plaudit.metrics import RunningMetrics, pair_metrics
 from plaudit.prepare import Rules, check_type, prepare, say_dropped
 from plaudit.rewards import classifier_of, outputs, read, reads_last_token, rewards
@@ -389,7 +390,7 @@ class RewardTrainer(Trainer):
             self._write_card(cast(str, self.args.output_dir), model_name, dataset_name, tags, **kwargs)
 
     def _write_card(self, output_dir: str, *args: Any, **kwargs: Any) -> None:
-        facts = setup.card_facts(self, output_dir, *args, **kwargs)
+        facts = card_facts(self, output_dir, *args, **kwargs)
         with open(os.path.join(output_dir, "README.md"), "w", encoding="utf-8") as file:
             file.write(model_card(facts))
 
