@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from plaudit import __version__, cli
+from plaudit import options as train_options
+from plaudit import run as training_run
 from plaudit.compat import OLDER_FIELDS
 from plaudit.config import RewardConfig
 
@@ -50,7 +52,7 @@ def options(tiny_model, pairs, tmp_path):
 
 @pytest.fixture(scope="module")
 def parser():
-    return cli._train_parser()
+    return train_options.train_parser()
 
 
 def config_file(folder, text):
@@ -227,7 +229,7 @@ def test_arguments_that_cannot_be_understood_are_one_line_and_exit_code_2(capsys
 
 
 def test_only_what_was_given_is_passed_on(parser):
-    assert cli._parse_train(parser, ["--learning_rate", "1e-3", "--bf16"]) == {"learning_rate": 1e-3, "bf16": True}
+    assert train_options._given(parser, ["--learning_rate", "1e-3", "--bf16"]) == {"learning_rate": 1e-3, "bf16": True}
 
 
 def test_every_field_of_the_config_is_a_flag_and_in_the_help(parser):
@@ -252,7 +254,7 @@ def test_the_help_has_our_own_options_before_those_of_transformers(parser):
 
 
 def test_resuming_needs_no_value(parser):
-    assert cli._parse_train(parser, ["--resume_from_checkpoint", "--bf16"]) == {
+    assert train_options._given(parser, ["--resume_from_checkpoint", "--bf16"]) == {
         "resume_from_checkpoint": "true",
         "bf16": True,
     }
@@ -272,7 +274,7 @@ def test_a_yaml_file_gives_the_same_options_as_flags_do(parser, tmp_path):
         resume_from_checkpoint: true
         """,
     )
-    given = cli._parse_train(parser, ["--config", file])
+    given = train_options._given(parser, ["--config", file])
     kwargs = json.loads(given.pop("model_init_kwargs"))
     assert kwargs == {"dtype": "bfloat16", "factor": 1e-3}
     assert given == {
@@ -289,7 +291,7 @@ def test_a_yaml_file_gives_the_same_options_as_flags_do(parser, tmp_path):
 def test_flags_win_over_the_file(parser, tmp_path):
     file = config_file(tmp_path, "learning_rate: 1e-4\nseed: 7\n")
     for arguments in (["--seed", "8", f"--config={file}"], ["--config", file, "--seed=8"]):
-        assert cli._parse_train(parser, arguments) == {"learning_rate": 1e-4, "seed": 8}
+        assert train_options._given(parser, arguments) == {"learning_rate": 1e-4, "seed": 8}
 
 
 @pytest.mark.parametrize(
@@ -314,7 +316,7 @@ def test_flags_win_over_the_file(parser, tmp_path):
 )
 def test_a_config_file_that_is_wrong_is_named_with_its_key(parser, tmp_path, text, message):
     with pytest.raises(ValueError, match=r"config file '.*run\.yaml'") as caught:
-        cli._parse_train(parser, ["--config", config_file(tmp_path, text)])
+        train_options._given(parser, ["--config", config_file(tmp_path, text)])
     assert message in str(caught.value)
 
 
@@ -332,20 +334,20 @@ def test_a_directory_as_config_file_is_named(capsys, tmp_path):
 @pytest.mark.parametrize("text", ["report_to: []", "report_to: [none]", "include_for_metrics: [inputs, loss]"])
 def test_options_that_take_several_values_take_lists(parser, tmp_path, text):
     name, values = text.split(": ")
-    given = cli._parse_train(parser, ["--config", config_file(tmp_path, text)])
+    given = train_options._given(parser, ["--config", config_file(tmp_path, text)])
     assert given == {name: [word for word in values.strip("[]").split(", ") if word]}
 
 
 def test_an_empty_config_file_gives_nothing(parser, tmp_path):
-    assert cli._parse_train(parser, ["--config", config_file(tmp_path, "# nothing yet\n")]) == {}
+    assert train_options._given(parser, ["--config", config_file(tmp_path, "# nothing yet\n")]) == {}
 
 
 @pytest.mark.parametrize("name", sorted(OLDER_FIELDS))
 def test_an_older_name_works_as_a_flag_and_as_a_key(parser, tmp_path, name):
     text = {bool: "true", int: "3", float: "0.5", str: "word"}[OLDER_FIELDS[name].type]
     value = {bool: True, int: 3, float: 0.5, str: "word"}[OLDER_FIELDS[name].type]
-    assert cli._parse_train(parser, [f"--{name}", text]) == {name: value}
-    assert cli._parse_train(parser, ["--config", config_file(tmp_path, f"{name}: {text}")]) == {name: value}
+    assert train_options._given(parser, [f"--{name}", text]) == {name: value}
+    assert train_options._given(parser, ["--config", config_file(tmp_path, f"{name}: {text}")]) == {name: value}
 
 
 def test_older_names_stay_out_of_the_help(parser):
@@ -358,57 +360,61 @@ def test_older_names_stay_out_of_the_help(parser):
 
 def test_adapter_flags_become_a_lora_config():
     flags = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["all-linear"], "use_dora": True}
-    config = cli._peft_config(cli.ModelArguments(**flags), flags)
+    config = training_run._peft_config(train_options.ModelArguments(**flags), flags)
     assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 32, 0.05)
     assert (config.target_modules, config.use_dora, config.task_type) == ("all-linear", True, "SEQ_CLS")
 
 
 def test_adapter_flags_without_use_peft_are_an_error():
     with pytest.raises(ValueError, match="--lora_r has no effect without --use_peft; add --use_peft"):
-        cli._peft_config(cli.ModelArguments(lora_r=4), {"lora_r": 4})
+        training_run._peft_config(train_options.ModelArguments(lora_r=4), {"lora_r": 4})
 
 
 def test_quantized_weights_without_an_adapter_are_an_error():
     with pytest.raises(ValueError, match="--load_in_4bit: quantized weights cannot be trained.* add --use_peft"):
-        cli._peft_config(cli.ModelArguments(load_in_4bit=True), {})
+        training_run._peft_config(train_options.ModelArguments(load_in_4bit=True), {})
 
 
 def test_quantization_without_its_package_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "plaudit\[quant\]"'):
-        cli._model_init_kwargs(cli.ModelArguments(load_in_4bit=True), RewardConfig(output_dir=str(tmp_path)))
+        training_run._model_init_kwargs(
+            train_options.ModelArguments(load_in_4bit=True), RewardConfig(output_dir=str(tmp_path))
+        )
 
 
 def test_both_quantizations_at_once_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="--load_in_4bit and --load_in_8bit exclude each other"):
-        cli._model_init_kwargs(
-            cli.ModelArguments(load_in_4bit=True, load_in_8bit=True), RewardConfig(output_dir=str(tmp_path))
+        training_run._model_init_kwargs(
+            train_options.ModelArguments(load_in_4bit=True, load_in_8bit=True), RewardConfig(output_dir=str(tmp_path))
         )
 
 
 def test_model_flags_join_model_init_kwargs(tmp_path):
     config = RewardConfig(output_dir=str(tmp_path), model_init_kwargs={"dtype": "bfloat16", "token": "x"})
-    flags = cli.ModelArguments(dtype="bfloat16", model_revision="main", attn_implementation="sdpa")
-    assert cli._model_init_kwargs(flags, config) == {
+    flags = train_options.ModelArguments(dtype="bfloat16", model_revision="main", attn_implementation="sdpa")
+    assert training_run._model_init_kwargs(flags, config) == {
         "dtype": "bfloat16",
         "token": "x",
         "revision": "main",
         "attn_implementation": "sdpa",
     }
-    assert cli._model_init_kwargs(cli.ModelArguments(), RewardConfig(output_dir=str(tmp_path))) is None
+    assert (
+        training_run._model_init_kwargs(train_options.ModelArguments(), RewardConfig(output_dir=str(tmp_path))) is None
+    )
 
 
 def test_a_model_flag_that_contradicts_model_init_kwargs_is_an_error(tmp_path):
     config = RewardConfig(output_dir=str(tmp_path), model_init_kwargs={"dtype": "bfloat16"})
     with pytest.raises(ValueError, match="--dtype float16 contradicts model_init_kwargs, where 'dtype' is 'bfloat16'"):
-        cli._model_init_kwargs(cli.ModelArguments(dtype="float16"), config)
+        training_run._model_init_kwargs(train_options.ModelArguments(dtype="float16"), config)
 
 
 @pytest.mark.parametrize(
     ("value", "taken"), [("true", True), ("True", True), ("false", None), (None, None), ("out/step-1", "out/step-1")]
 )
 def test_a_resume_flag_is_the_last_checkpoint_or_a_path(value, taken):
-    assert cli._resume_from(value) is taken or cli._resume_from(value) == taken
+    assert training_run._resume_from(value) is taken or training_run._resume_from(value) == taken
 
 
 # Whole runs.
@@ -537,7 +543,7 @@ def test_margins_of_a_format_without_ratings_are_an_error(capsys, options, tmp_p
 
 @pytest.mark.parametrize("name", ["accuracy", "eval_margin", "loss", "eval_samples_per_second"])
 def test_a_metric_that_evaluation_gives_can_choose_the_best_model(name):
-    cli._check_best_metric(name)
+    training_run._check_best_metric(name)
 
 
 def test_every_metric_of_an_evaluation_is_known_and_training_leaves_those_of_its_last_interval_out(
@@ -546,10 +552,10 @@ def test_every_metric_of_an_evaluation_is_known_and_training_leaves_those_of_its
     assert run(capsys, "train", *options, "--test_split_size", "4")[0] == 0
     figures = json.loads((tmp_path / "out" / "eval_results.json").read_text())
     for name in set(figures) - {"epoch"}:
-        cli._check_best_metric(name)
+        training_run._check_best_metric(name)
     train = json.loads((tmp_path / "out" / "train_results.json").read_text())
     assert {"train_loss", "train_runtime", "num_tokens", "epoch", "total_flos"} <= set(train)
-    assert not set(train) & set(cli._pair_figures())
+    assert not set(train) & set(training_run._pair_figures())
 
 
 def test_evaluation_alone_takes_any_split_and_saves_no_model(capsys, options, tmp_path):

@@ -34,8 +34,10 @@ def tiny(run, folder):
 
 
 def test_there_is_an_example_of_everything_that_the_documents_show():
-    shown = "quick_start precision lora tool_calling arena margin_and_centering several_eval_sets best_checkpoint streaming"
-    assert ON_A_MODEL == sorted(shown.split())
+    shown = (
+        "quick_start precision lora tool_calling arena margin_and_centering several_eval_sets best_checkpoint streaming"
+    )
+    assert sorted(shown.split()) == ON_A_MODEL
 
 
 @pytest.mark.parametrize("name", ON_A_MODEL)

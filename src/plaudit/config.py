@@ -125,8 +125,8 @@ class RewardConfig(TrainingArguments):
     packing: str = field(
         default="auto",
         metadata={
-            "help": "How pairs are laid out. 'auto': as a tree in which tokens that sides share are computed once, "
-            "where a check at the start shows that this model's rewards stay the same; else padded. 'off': padded.",
+            "help": "How pairs are laid out. Both words pad today; 'auto' is the name under which a faster layout with "
+            "the same numbers will come, and 'off' keeps the padded one.",
             "choices": ["auto", "off"],
         },
     )
