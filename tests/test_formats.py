@@ -219,10 +219,13 @@ def test_a_format_by_name_says_which_columns_it_needs():
 
 
 def test_other_types_are_a_type_error_that_names_them():
-    with pytest.raises(TypeError, match=r"not list$"):
-        formats.convert([TEXTS])
-    with pytest.raises(TypeError, match=r"not DatasetDict; did you mean dataset\['train'\]\?"):
-        formats.convert(DatasetDict({"train": Dataset.from_list([TEXTS])}))
+    for data, message in (
+        ([TEXTS], r"dataset: expected a .* got builtins.list; datasets.Dataset.from_list"),
+        (DatasetDict({"train": 1}), r"got datasets.DatasetDict; did you mean dataset\['train'\]\?"),
+        (DatasetDict({"test": 1}), r"did you mean dataset\['test'\]\?"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            formats.convert(data)
 
 
 def test_an_empty_dataset_is_an_error():

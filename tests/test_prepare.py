@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from conftest import CHAT_TEMPLATE, conversations, make_tokenizer, text_pairs
-from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
+from datasets import Dataset, IterableDataset, load_dataset
 from test_records import ANSWERS, TALKS, TEXTS, assistant, user
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -129,18 +129,6 @@ def test_more_processes_name_the_true_row():
 
 
 # Bad input, one error each
-
-
-def test_other_types_are_a_type_error_that_names_them():
-    for data, message in (
-        ([TEXTS], r"train_dataset: expected a .* got builtins.list; datasets.Dataset.from_list"),
-        (DatasetDict({"train": 1}), r"got datasets.DatasetDict; did you mean dataset\['train'\]\?"),
-        (DatasetDict({"test": 1}), r"did you mean dataset\['test'\]\?"),
-    ):
-        with pytest.raises(TypeError, match=message):
-            prepare.check_type(data, "train")
-    prepare.check_type(Dataset.from_list([TEXTS]), "train")
-    prepare.check_type(stream([TEXTS]), "train")
 
 
 def test_an_empty_data_set_is_an_error():

@@ -60,7 +60,7 @@ def test_training_data_of_another_type_is_a_type_error_that_names_it(given, mess
     ("given", "error", "message"),
     [
         (list(DATA), TypeError, "eval_dataset: expected"),
-        ({"fair": DATA, "odd": list(DATA)}, TypeError, "eval_odd_dataset: expected"),
+        ({"fair": DATA, "odd": list(DATA)}, TypeError, r"eval_dataset\['odd'\]: expected"),
         ({}, ValueError, "eval_dataset is an empty dict"),
     ],
 )

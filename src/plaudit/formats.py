@@ -188,7 +188,7 @@ def convert(
     """
     from datasets import IterableDataset
 
-    _check_dataset(dataset)
+    check_type(dataset, "dataset", split)
     rows = dataset.with_format(None)
     first = next(iter(rows), None)
     if first is None:
@@ -226,17 +226,23 @@ def convert(
     return converted.remove_columns(DROPPED)
 
 
-def _check_dataset(dataset: Any) -> None:
+def check_type(dataset: Any, what: str, split: str = "train") -> None:
+    """Raise TypeError, naming what was given, unless it is a Dataset or an IterableDataset.
+
+    what: the argument's name. split: which split of a DatasetDict was probably meant.
+    """
     from datasets import Dataset, IterableDataset
 
     if isinstance(dataset, (Dataset, IterableDataset)):
         return
-    # DatasetDict and IterableDatasetDict are dicts of splits.
     hint = ""
+    # DatasetDict and IterableDatasetDict are dicts of splits.
     if isinstance(dataset, dict) and dataset:
-        split = "train" if "train" in dataset else next(iter(dataset))
-        hint = f"; did you mean dataset[{split!r}]?"
-    raise TypeError(f"convert needs a datasets.Dataset or IterableDataset, not {type(dataset).__name__}{hint}")
+        hint = f"; did you mean dataset[{(split if split in dataset else next(iter(dataset)))!r}]?"
+    elif isinstance(dataset, (list, tuple)):
+        hint = "; datasets.Dataset.from_list(rows) makes one of it"
+    kind = f"{type(dataset).__module__.split('.')[0]}.{type(dataset).__name__}"
+    raise TypeError(f"{what}: expected a datasets.Dataset or IterableDataset, got {kind}{hint}")
 
 
 def _by_name(name: str, first: Mapping[str, Any], split: str) -> Converter:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
@@ -34,20 +34,6 @@ class Rules:
     max_length: int | None
     vocabulary_size: int | None
     pad_token_id: int | None
-
-
-def check_type(dataset: Any, name: str) -> None:
-    """Raise TypeError, naming what was given, unless it is a Dataset or an IterableDataset."""
-    if isinstance(dataset, (Dataset, IterableDataset)):
-        return
-    hint = ""
-    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        key = name if name in dataset else next(iter(dataset), "train")
-        hint = f"; did you mean dataset['{key}']?"
-    elif isinstance(dataset, (list, tuple)):
-        hint = "; datasets.Dataset.from_list(rows) makes one of it"
-    kind = f"{type(dataset).__module__.split('.')[0]}.{type(dataset).__name__}"
-    raise TypeError(f"{name}_dataset: expected a datasets.Dataset or IterableDataset, got {kind}{hint}")
 
 
 class EncodePairs:

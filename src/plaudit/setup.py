@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from plaudit import compat, tokens
 from plaudit import model as models
 from plaudit.config import RewardConfig, from_training_arguments
-from plaudit.prepare import check_type
+from plaudit.formats import check_type
 from plaudit.rewards import classifier_of
 from plaudit.say import say
 
@@ -31,14 +31,14 @@ def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
     if train_dataset is None and eval_dataset is None:
         raise ValueError("`train_dataset` is required (or an eval_dataset, if the trainer is only to evaluate)")
     if train_dataset is not None:
-        check_type(train_dataset, "train")
+        check_type(train_dataset, "train_dataset")
     if isinstance(eval_dataset, Mapping):
         if not eval_dataset:
             raise ValueError("eval_dataset is an empty dict; give at least one named data set, or None")
         for name, dataset in eval_dataset.items():
-            check_type(dataset, f"eval_{name}")
+            check_type(dataset, f"eval_dataset[{name!r}]", "test")
     elif eval_dataset is not None:
-        check_type(eval_dataset, "eval")
+        check_type(eval_dataset, "eval_dataset", "test")
 
 
 def check_stream(train_dataset: Any, args: RewardConfig) -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
-from plaudit import adapters, compat, losses, setup
+from plaudit import adapters, compat, formats, losses, setup
 from plaudit import model as models
 from plaudit.batches import PairRows, Share, StreamedPairs, make_loader, train_order
 from plaudit.card import model_card
@@ -23,7 +23,7 @@ from plaudit.collate import DataCollatorForPreference, PairCollator
 from plaudit.config import RewardConfig
 from plaudit.facts import card_facts
 from plaudit.metrics import RunningMetrics, pair_metrics
-from plaudit.prepare import Rules, check_type, prepare, say_dropped
+from plaudit.prepare import Rules, prepare, say_dropped
 from plaudit.rewards import classifier_of, outputs, read, reads_last_token, rewards
 from plaudit.say import say
 from plaudit.scored import PADDING, ScoredPairs
@@ -118,7 +118,7 @@ class RewardTrainer(Trainer):
             say("activation_offloading has no effect on a CPU: the activations are in host memory already", once=True)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        """Return what model_init makes, adapted as a given model is; Trainer calls this for every run and every trial."""
+        """Overridden because Trainer calls this for every run and trial, and every model it makes has to be adapted."""
         if self._made is not None:
             made, self._made = self._made, None
             return made
@@ -158,7 +158,7 @@ class RewardTrainer(Trainer):
         return self._layout.kind
 
     def _prepare(self, dataset: Any, split: str, drop: bool = True) -> Dataset | IterableDataset:
-        check_type(dataset, split)
+        formats.check_type(dataset, f"{split}_dataset", split)
         tokenizer = setup.tokenizer_of(self.processing_class)
         # The first process writes datasets' cache, the others read it.
         with self.args.main_process_first(desc=f"preparing {split}"):
@@ -208,7 +208,7 @@ class RewardTrainer(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Train as Trainer does. Raises ValueError where only evaluation was set up."""
+        """Train as Trainer does. Overridden to raise ValueError where only evaluation was set up."""
         if self.train_dataset is None:
             raise ValueError("`train_dataset` is required to train; this trainer was given an eval_dataset only")
         resume_from_checkpoint = compat.older_argument(
@@ -259,7 +259,10 @@ class RewardTrainer(Trainer):
         return super()._finalize_training(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int | None:
-        """Return the pairs of the optimizer step over all processes; every loader knows them, so nothing is gathered."""
+        """Overridden because what is averaged over are pairs; every loader knows how many, so nothing is gathered.
+
+        Returns the pairs of the optimizer step over all processes.
+        """
         for batch in batch_samples:
             if "error" in batch:
                 raise ValueError(batch["error"])
@@ -277,7 +280,7 @@ class RewardTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: int | Tensor | None = None,
     ) -> Any:
-        """Return the loss of a micro-batch, scaled so that the step's micro-batches and processes add up to its mean.
+        """Overridden because the loss is of pairs: scaled so that micro-batches and processes add up to the step's mean.
 
         num_items_in_batch: pairs of the whole optimizer step; None for the mean over this micro-batch alone.
         """
@@ -385,7 +388,7 @@ class RewardTrainer(Trainer):
         tags: str | list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the model card into args.output_dir. kwargs: `language`, `license` and the like, for the card's header."""
+        """Overridden because Trainer's card knows nothing of rewards. kwargs: `language`, `license` and the like, for the card's header."""
         if self.is_world_process_zero():
             self._write_card(cast(str, self.args.output_dir), model_name, dataset_name, tags, **kwargs)
 
@@ -399,7 +402,7 @@ class RewardTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Return the metrics of the evaluation sets, or of eval_dataset, which may be raw; a dict is taken set by set."""
+        """Overridden to take raw data. Returns the metrics of the evaluation sets, or of eval_dataset, set by set."""
         if isinstance(eval_dataset, str) and eval_dataset not in (self.eval_dataset or {}):
             raise ValueError(
                 f"there is no evaluation set '{eval_dataset}'; the sets are {list(self.eval_dataset or {})}"
@@ -411,9 +414,10 @@ class RewardTrainer(Trainer):
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def predict(self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test") -> Any:
-        """Return rewards, shape (num_pairs, 2), chosen first, in the data set's order, nothing dropped, and metrics.
+        """Overridden to take raw data and to drop no pair: one longer than max_length is a ValueError.
 
-        Raises ValueError for a pair longer than max_length.
+        Returns rewards, shape (num_pairs, 2), chosen first, in the dataset's order, and metrics. Rows of another format
+        that hold no pair, such as tied votes, are left out and counted.
         """
         return super().predict(
             self._prepare(test_dataset, metric_key_prefix, drop=False), ignore_keys, metric_key_prefix
@@ -426,7 +430,10 @@ class RewardTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the batch's mean loss, its rewards, shape (num_pairs, 2), and zeros as labels, shape (num_pairs,)."""
+        """Overridden because a batch holds two sequences a pair and no labels.
+
+        Returns the mean loss, the rewards, shape (num_pairs, 2), and zeros for labels, shape (num_pairs,).
+        """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = rewards(model, inputs).reshape(2, -1).T.contiguous()
