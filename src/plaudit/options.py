@@ -215,6 +215,7 @@ def _read_config(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         # Twice: as the words that were written (1e-4 and no are not what YAML makes of them), and as structure.
         words, values = yaml.load(text, yaml.BaseLoader), yaml.safe_load(text)
+        node: Any = yaml.compose(text)
     except FileNotFoundError:
         raise FileNotFoundError(f"config file {str(file)!r} does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -225,7 +226,7 @@ def _read_config(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
         raise ValueError(
             f"config file {str(file)!r} holds a {type(values).__name__}, but must hold 'option: value' lines"
         )
-    _require_one_of_each(file, [str(key.value) for key, _ in yaml.compose(text).value])
+    _require_one_of_each(file, [str(key.value) for key, _ in node.value])
     # Backwards, because the first of two with one name is the option itself, the second its --no_ form.
     actions = {action.dest: action for action in reversed(parser._actions) if action.dest not in ("help", "config")}
     given = {}
