@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from plaudit import metrics
 from plaudit.metrics import RunningMetrics, pair_metrics, wilson_interval
 
 CHOSEN, REJECTED = [2.0, 1.0, -1.0, 0.5], [1.0, 1.0, 3.0, -0.5]
@@ -182,3 +183,13 @@ def test_an_interval_without_a_step_can_be_kept_and_restored():
     add(running, CHOSEN, REJECTED)
     running.end_step()
     assert logs(running) == pytest.approx(BY_HAND | {"num_tokens": 30})
+
+
+def test_the_mean_loss_is_over_evaluation_sets_and_nothing_else():
+    assert metrics.mean_loss({"eval_a_loss": 1.0, "eval_b_loss": 2.0, "eval_a_num_tokens": 999}) == 1.5
+
+
+def test_a_number_that_is_not_finite_is_named_with_its_step():
+    metrics.require_finite({"loss": 0.5, "step": 3}, 3)
+    with pytest.raises(FloatingPointError, match=r"^loss is nan at step 3: .*lower learning_rate"):
+        metrics.require_finite({"accuracy": 1.0, "loss": float("nan")}, 3)

@@ -449,3 +449,15 @@ def test_a_margin_that_only_later_rows_have_is_an_error():
 def test_a_column_that_only_later_rows_have_does_not_come_through():
     rows = [TEXTS, TEXTS | {"extra": 1}]
     assert all(set(row) == {"chosen_ids", "rejected_ids"} for row in prepared(stream(rows)))
+
+
+def test_what_a_stream_drops_is_said_when_it_has_grown_over_all_workers(caplog):
+    counts = prepare.StreamCounts()
+    counts.note("train", None)
+    counts.note("train", {"worker": 0, "rows": 5, "tied": 1})
+    counts.note("train", {"worker": 1, "rows": 4})
+    counts.say()
+    counts.say()
+    counts.note("train", {"worker": 1, "rows": 9, "tied": 2})
+    counts.say()
+    assert caplog.messages == ["dropped 1 of 9 train pairs: 1 tied", "dropped 3 of 14 train pairs: 3 tied"]

@@ -625,9 +625,3 @@ def test_an_infinite_gradient_under_a_loss_scaler_does_not_stop_the_run(model_pa
 def test_a_model_is_saved_under_a_path_object(model_path, tmp_path):
     make(model_path, tmp_path).save_model(tmp_path / "saved")
     assert (tmp_path / "saved" / "README.md").exists()
-
-
-def test_the_default_objective_of_a_search_is_the_evaluation_loss():
-    from plaudit.trainer import _mean_loss
-
-    assert _mean_loss({"eval_a_loss": 1.0, "eval_b_loss": 2.0, "eval_a_num_tokens": 999}) == 1.5

@@ -19,7 +19,7 @@ from peft.utils import (
     set_peft_model_state_dict,
 )
 from peft.utils.other import AuxiliaryTrainingWrapper, _set_trainable
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import cached_file
 
 from plaudit.rewards import HEAD_NAMES, classifier_of, head_names
@@ -121,6 +121,13 @@ def _quietly(make: Callable[..., PeftModel], *args: Any, **kwargs: Any) -> PeftM
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         return make(*args, **kwargs)
+
+
+class RankAllocation(TrainerCallback):
+    """Lets AdaLoRA move its ranks after each optimizer step, while the gradients that it judges by are still there."""
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        model.base_model.update_and_allocate(state.global_step)
 
 
 def allocates_ranks(model: Any) -> bool:

@@ -40,6 +40,22 @@ def wilson_interval(successes: int, total: int, z: float = 1.959964) -> tuple[fl
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
+def mean_loss(metrics: Mapping[str, float]) -> float:
+    """Return the mean of an evaluation's losses, one for each evaluation set."""
+    values = [value for name, value in metrics.items() if name.endswith("_loss")]
+    return sum(values) / len(values)
+
+
+def require_finite(figures: Mapping[str, Any], step: int) -> None:
+    """Raise FloatingPointError, naming figure and step, for the first number that is infinite or none."""
+    for name, value in figures.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} at step {step}: training stops before a broken model is logged or saved; lower "
+                "learning_rate, add warm-up, or look for extreme values in the margin column; the last checkpoint is kept"
+            )
+
+
 class RunningMetrics:
     """What a training interval has seen, summed on the device and read once a log.
 

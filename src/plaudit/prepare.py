@@ -228,6 +228,29 @@ def say_dropped(counts: Mapping[str, int], split: str) -> None:
         say(f"dropped {total:,} of {counts['rows']:,} {split} pairs: {', '.join(reasons)}")
 
 
+class StreamCounts:
+    """What streams have dropped so far, as their loaders' workers report it, said whenever the number has grown."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, dict[int, Counter]] = {}
+        self._said: dict[str, int] = {}
+
+    def note(self, split: str, counts: Mapping[str, int] | None) -> None:
+        """Take up a micro-batch's counts: of its `worker`, since that worker began; None for data that is no stream."""
+        if counts is not None:
+            of_worker = Counter({reason: count for reason, count in counts.items() if reason != "worker"})
+            self._latest.setdefault(split, {})[counts["worker"]] = of_worker
+
+    def say(self) -> None:
+        """Say what each stream has dropped of how many rows, if that is more than was said before."""
+        for split, workers in self._latest.items():
+            total = sum(workers.values(), Counter())
+            dropped = total.total() - total["rows"]
+            if dropped > self._said.get(split, 0):
+                say_dropped(total, split)
+            self._said[split] = dropped
+
+
 def pair_lengths(dataset: Dataset) -> np.ndarray:
     """Return the token counts of both sides, shape (num_pairs, 2), read column by column in flat memory."""
     parts = [

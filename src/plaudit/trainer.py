@@ -1,7 +1,6 @@
 """RewardTrainer: the glue between data, collator, rewards, loss and logged metrics, on top of transformers' Trainer."""
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
 from plaudit import adapters, compat, formats, losses, setup
@@ -22,8 +21,8 @@ from plaudit.card import model_card
 from plaudit.collate import DataCollatorForPreference, PairCollator
 from plaudit.config import RewardConfig
 from plaudit.facts import card_facts
-from plaudit.metrics import RunningMetrics, pair_metrics
-from plaudit.prepare import Rules, prepare, say_dropped
+from plaudit.metrics import RunningMetrics, mean_loss, pair_metrics, require_finite
+from plaudit.prepare import Rules, StreamCounts, prepare
 from plaudit.rewards import classifier_of, outputs, read, reads_last_token, rewards
 from plaudit.say import say
 from plaudit.scored import PADDING, ScoredPairs
@@ -113,7 +112,7 @@ class RewardTrainer(Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         if adapters.allocates_ranks(self.model):
-            self.add_callback(_RankAllocation())
+            self.add_callback(adapters.RankAllocation())
         if self.args.activation_offloading and self.accelerator.device.type == "cpu":
             say("activation_offloading has no effect on a CPU: the activations are in host memory already", once=True)
 
@@ -144,8 +143,7 @@ class RewardTrainer(Trainer):
         pad_token_id = self._pad_token_id if reads_last_token(model) else None
         self._rules = Rules(self.args.max_length, models.vocabulary_size(model), pad_token_id)
         self._layout: Any = None
-        self._said_dropped: dict[str, int] = {}
-        self._counts: dict[tuple[str, int], dict] = {}
+        self._dropped = StreamCounts()
         self.train_dataset = None if train_dataset is None else self._prepare(train_dataset, "train")
         if isinstance(eval_dataset, dict):
             self.eval_dataset = {name: self._prepare(data, f"eval_{name}") for name, data in eval_dataset.items()}
@@ -220,7 +218,7 @@ class RewardTrainer(Trainer):
         if self.model is not None:
             setup.require_trainable(self.model)
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        self._say_counts()
+        self._dropped.say()
         return output
 
     def hyperparameter_search(
@@ -230,7 +228,7 @@ class RewardTrainer(Trainer):
 
         compute_objective: from an evaluation's metrics to a number; None for the mean of the evaluation losses.
         """
-        return super().hyperparameter_search(hp_space, compute_objective or _mean_loss, *args, **kwargs)
+        return super().hyperparameter_search(hp_space, compute_objective or mean_loss, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Overridden to take up the token count and the open interval that a resumed checkpoint kept."""
@@ -266,9 +264,7 @@ class RewardTrainer(Trainer):
         for batch in batch_samples:
             if "error" in batch:
                 raise ValueError(batch["error"])
-            if "counts" in batch:
-                counts = batch.pop("counts")
-                self._counts["train", counts.pop("worker")] = counts
+            self._dropped.note("train", batch.pop("counts", None))
         if not batch_samples or "num_pairs" not in batch_samples[0]:
             return None
         return sum(batch["num_pairs"] for batch in batch_samples)
@@ -333,34 +329,21 @@ class RewardTrainer(Trainer):
             if self._running.num_steps:
                 logs.update(self._running.logs(self._running.reduce(self._gather_rows)))
                 self._running.clear()
-            self._say_counts()
+            self._dropped.say()
             if not self.args.logging_nan_inf_filter:
                 # With a loss scaler an infinite gradient is an ordinary event: the step is skipped, the scale lowered.
                 scaled = ("grad_norm",) if self.accelerator.scaler is not None else ()
-                _require_finite({k: v for k, v in logs.items() if k not in scaled}, self.state.global_step)
+                require_finite({k: v for k, v in logs.items() if k not in scaled}, self.state.global_step)
         super().log(logs, start_time)
 
     def _gather_rows(self, row: Tensor) -> Tensor:
         return self.accelerator.gather(row.unsqueeze(0))
 
-    def _say_counts(self) -> None:
-        """Say how many pairs of a stream were dropped, whenever the number has grown."""
-        splits = {split for split, _ in self._counts}
-        for split in splits:
-            totals: dict[str, int] = {}
-            for (of, _), counts in self._counts.items():
-                for reason, count in counts.items() if of == split else ():
-                    totals[reason] = totals.get(reason, 0) + count
-            dropped = sum(count for reason, count in totals.items() if reason != "rows")
-            if dropped > self._said_dropped.get(split, 0):
-                say_dropped(totals, split)
-            self._said_dropped[split] = dropped
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Overridden to keep the token count and the open interval, and never to save what is not finite."""
         interval = self._running.reduce(self._gather_rows)
         if not self.args.logging_nan_inf_filter:
-            _require_finite({"reward": sum(interval["sums"])}, self.state.global_step)
+            require_finite({"reward": sum(interval["sums"])}, self.state.global_step)
         open_loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean().item()
         cast(dict, self.state.stateful_callbacks)[STATE] = {
             "num_tokens": self._running.num_tokens,
@@ -455,8 +438,7 @@ class RewardTrainer(Trainer):
         self.callback_handler.eval_dataloader = dataloader
         scored, metrics = ScoredPairs(), {}
         for inputs in dataloader:
-            counts = inputs.pop("counts", {"worker": 0})
-            self._counts[metric_key_prefix, counts.pop("worker")] = counts
+            self._dropped.note(metric_key_prefix, inputs.pop("counts", None))
             _, logits, labels = self.prediction_step(model, inputs, False, ignore_keys)
             batch = self._batch_columns(inputs, cast(Tensor, logits), cast(Tensor, labels))
             scored.add(inputs["pair_index"], inputs["num_tokens"], **batch)
@@ -466,7 +448,7 @@ class RewardTrainer(Trainer):
                 last = self.accelerator.gradient_state.end_of_dataloader
                 metrics = self.compute_metrics(self._prediction(self._gathered(one)), compute_result=last)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        self._say_counts()
+        self._dropped.say()
         whole = self._gathered(scored)
         prediction = self._prediction(whole)
         if self.compute_metrics is not None and not self.args.batch_eval_metrics:
@@ -534,24 +516,3 @@ class RewardTrainer(Trainer):
         if callable(getattr(self.optimizer, "eval", None)):
             self.optimizer.eval()
         return model
-
-
-def _mean_loss(metrics: Mapping[str, float]) -> float:
-    values = [value for name, value in metrics.items() if name.endswith("_loss")]
-    return sum(values) / len(values)
-
-
-class _RankAllocation(TrainerCallback):
-    """Lets AdaLoRA move its ranks after each optimizer step, while the gradients that it judges by are still there."""
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        model.base_model.update_and_allocate(state.global_step)
-
-
-def _require_finite(figures: Mapping[str, Any], step: int) -> None:
-    for name, value in figures.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise FloatingPointError(
-                f"{name} is {value} at step {step}: training stops before a broken model is logged or saved; lower "
-                "learning_rate, add warm-up, or look for extreme values in the margin column; the last checkpoint is kept"
-            )
