@@ -157,3 +157,11 @@ def test_a_model_whose_weights_are_all_frozen_is_an_error_to_train(tiny_model):
     tiny_model.requires_grad_(False)
     with pytest.raises(ValueError, match="none of the weights of the Qwen3ForSequenceClassification are trainable"):
         setup.require_trainable(tiny_model)
+
+
+def test_data_that_is_no_pairs_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup.models, "load", lambda *args: pytest.fail("the model was loaded first"))
+    with pytest.raises(ValueError, match="no preference pairs in columns 'text'"):
+        RewardTrainer(str(tmp_path), train_dataset=Dataset.from_list([{"text": "a"}]))
+    with pytest.raises(ValueError, match="eval_odd: the dataset is empty"):
+        RewardTrainer(str(tmp_path), train_dataset=DATA, eval_dataset={"odd": Dataset.from_list([])})

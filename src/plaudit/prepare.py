@@ -13,6 +13,7 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from plaudit import converters, formats, records, tokens
+from plaudit.converters import Converter
 from plaudit.formats import DROPPED
 from plaudit.records import ROW, Layout
 from plaudit.say import say
@@ -159,10 +160,7 @@ def prepare(
     Raises ValueError naming split, row, column and cure for a row that is not a pair.
     """
     dataset = _plain(dataset)
-    first = next(iter(dataset), None)
-    if first is None:
-        raise ValueError(f"{split}: the dataset is empty; at least one pair is needed")
-    converter = formats.recognise(list(first), first, split)
+    first, converter = look(dataset, split)
     if converter is not None:
         dataset = formats.convert(dataset, converter.name, split=split, keep_dropped=True)
     if converter is not None or DROPPED in first:
@@ -195,6 +193,20 @@ def prepare(
     )
     # map keeps the transform, which is for the columns that were.
     return _drop(prepared.with_format(None), split, rules), layout
+
+
+def look(dataset: Dataset | IterableDataset, split: str) -> tuple[dict, Converter | None]:
+    """Return the first row, and the converter that the rows need, if any: a look that costs nothing.
+
+    Raises ValueError for an empty dataset, unknown columns, and answers that are neither text, messages nor ids.
+    """
+    first: Any = next(iter(_plain(dataset)), None)
+    if first is None:
+        raise ValueError(f"{split}: the dataset is empty; at least one pair is needed")
+    converter = formats.recognise(list(first), first, split)
+    if converter is None and not first.get(DROPPED):
+        formats.layout_of([name for name in first if name not in (DROPPED, ROW)], first, split)
+    return first, converter
 
 
 def _plain(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:

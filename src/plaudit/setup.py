@@ -14,6 +14,7 @@ from plaudit import compat, tokens
 from plaudit import model as models
 from plaudit.config import RewardConfig, from_training_arguments
 from plaudit.formats import check_type
+from plaudit.prepare import look
 from plaudit.rewards import classifier_of
 from plaudit.say import say
 
@@ -32,13 +33,16 @@ def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
         raise ValueError("`train_dataset` is required (or an eval_dataset, if the trainer is only to evaluate)")
     if train_dataset is not None:
         check_type(train_dataset, "train_dataset")
+        look(train_dataset, "train")
     if isinstance(eval_dataset, Mapping):
         if not eval_dataset:
             raise ValueError("eval_dataset is an empty dict; give at least one named data set, or None")
         for name, dataset in eval_dataset.items():
             check_type(dataset, f"eval_dataset[{name!r}]", "test")
+            look(dataset, f"eval_{name}")
     elif eval_dataset is not None:
         check_type(eval_dataset, "eval_dataset", "test")
+        look(eval_dataset, "eval")
 
 
 def check_stream(train_dataset: Any, args: RewardConfig) -> None:
