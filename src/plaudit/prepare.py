@@ -200,7 +200,8 @@ def look(dataset: Dataset | IterableDataset, split: str) -> tuple[dict, Converte
 
     Raises ValueError for an empty dataset, unknown columns, and answers that are neither text, messages nor ids.
     """
-    first: Any = next(iter(_plain(dataset)), None)
+    rows: Any = _plain(dataset)
+    first = next(iter(rows), None)
     if first is None:
         raise ValueError(f"{split}: the dataset is empty; at least one pair is needed")
     converter = formats.recognise(list(first), first, split)
