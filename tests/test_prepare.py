@@ -279,7 +279,7 @@ def test_rows_whose_conversion_gives_no_pair_are_dropped_and_counted_and_row_num
 def test_nothing_left_after_conversion_is_an_error():
     refused([RATED | {"scores": [1, 1]}] * 3, "^train: no pair is left of the 3 rows read")
     kept = formats.convert(Dataset.from_list([RATED | {"scores": [1, 1]}, RATED]), keep_dropped=True).select([0])
-    with pytest.raises(ValueError, match="^train: no row is left to train on after conversion"):
+    with pytest.raises(ValueError, match="^train: none of the rows holds a pair after conversion"):
         prepared(kept)
 
 

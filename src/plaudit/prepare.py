@@ -164,9 +164,9 @@ def prepare(
     if converter is not None:
         dataset = formats.convert(dataset, converter.name, split=split, keep_dropped=True)
     if converter is not None or DROPPED in first:
-        first = next((row for row in dataset if not row.get(DROPPED)), None)
-        if first is None:
-            raise ValueError(f"{split}: no row is left to train on after conversion; look at the rows' answers")
+        first = next((row for row in dataset if not row.get(DROPPED)), {})
+        if not first:
+            raise ValueError(f"{split}: none of the rows holds a pair after conversion; look at the rows' answers")
     layout = formats.layout_of([name for name in first if name not in (DROPPED, ROW)], first, split)
     if layout.kind != "tokenized":
         if tokenizer is None:
