@@ -1,4 +1,4 @@
-"""The command: what it prints, what it returns, and how flags and files become options."""
+"""The command: what it prints and what it returns."""
 
 import json
 import subprocess
@@ -11,10 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from plaudit import __version__, cli
-from plaudit import options as train_options
 from plaudit import run as training_run
-from plaudit.compat import OLDER_FIELDS
-from plaudit.config import RewardConfig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -48,17 +45,6 @@ def options(tiny_model, pairs, tmp_path):
         f"--output_dir={tmp_path / 'out'}",
         *"--max_steps 1 --per_device_train_batch_size 4 --gradient_checkpointing false --save_strategy no".split(),
     ]
-
-
-@pytest.fixture(scope="module")
-def parser():
-    return train_options.train_parser()
-
-
-def config_file(folder, text):
-    file = folder / "run.yaml"
-    file.write_text(text)
-    return str(file)
 
 
 def spoil(file, number):
@@ -228,98 +214,6 @@ def test_arguments_that_cannot_be_understood_are_one_line_and_exit_code_2(capsys
 # Flags and files.
 
 
-def test_only_what_was_given_is_passed_on(parser):
-    assert train_options._given(parser, ["--learning_rate", "1e-3", "--bf16"]) == {"learning_rate": 1e-3, "bf16": True}
-
-
-def test_every_field_of_the_config_is_a_flag_and_in_the_help(parser):
-    text = parser.format_help()
-    for name in RewardConfig.__dataclass_fields__:
-        if RewardConfig.__dataclass_fields__[name].init:
-            assert f"--{name}" in text
-
-
-def test_the_help_shows_defaults(parser):
-    text = " ".join(parser.format_help().split())
-    assert "(default: 1024)" in text
-    assert "checkpoints will be written. (default: <model>-Reward)" in text
-
-
-def test_the_help_has_our_own_options_before_those_of_transformers(parser):
-    text = parser.format_help()
-    heads = ["\nmodel:", "\ndata:", "\ntraining:", "--learning_rate", "--max_length", "\noptions of transformers"]
-    places = [text.index(head) for head in [*heads, "--weight_decay"]]
-    assert places == sorted(places)
-    assert len(parser._action_groups) == len({group.title for group in parser._action_groups})
-
-
-def test_resuming_needs_no_value(parser):
-    assert train_options._given(parser, ["--resume_from_checkpoint", "--bf16"]) == {
-        "resume_from_checkpoint": "true",
-        "bf16": True,
-    }
-
-
-def test_a_yaml_file_gives_the_same_options_as_flags_do(parser, tmp_path):
-    file = config_file(
-        tmp_path,
-        """
-        learning_rate: 1e-4
-        max_steps: 3
-        eval_strategy: no
-        gradient-checkpointing: off
-        max_length: null
-        model_init_kwargs: {dtype: bfloat16, factor: 1e-3}
-        lora_target_modules: [q_proj, v_proj]
-        resume_from_checkpoint: true
-        """,
-    )
-    given = train_options._given(parser, ["--config", file])
-    kwargs = json.loads(given.pop("model_init_kwargs"))
-    assert kwargs == {"dtype": "bfloat16", "factor": 1e-3}
-    assert given == {
-        "learning_rate": 1e-4,
-        "max_steps": 3,
-        "eval_strategy": "no",
-        "gradient_checkpointing": False,
-        "max_length": None,
-        "lora_target_modules": ["q_proj", "v_proj"],
-        "resume_from_checkpoint": "true",
-    }
-
-
-def test_flags_win_over_the_file(parser, tmp_path):
-    file = config_file(tmp_path, "learning_rate: 1e-4\nseed: 7\n")
-    for arguments in (["--seed", "8", f"--config={file}"], ["--config", file, "--seed=8"]):
-        assert train_options._given(parser, arguments) == {"learning_rate": 1e-4, "seed": 8}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("lerning_rate: 1", "unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
-        ("config: other.yaml", "unknown key 'config'"),
-        ("learning_rate: fast", r"learning_rate: invalid float value: 'fast'"),
-        ("max_steps: 1.5", "max_steps: invalid int value: '1.5'"),
-        ("learning_rate:", "learning_rate: has no value; give one, or leave the key out"),
-        ("bf16: perhaps", "bf16: Truthy value expected"),
-        ("learning_rate: [1, 2]", "learning_rate: takes one value, not the list [1, 2]"),
-        ("dataset_name: [a, b]", "dataset_name: takes one value, not the list ['a', 'b']"),
-        ("lora_target_modules: [q_proj, 2]", "lora_target_modules: the list's 2 is no text; write it in quotes"),
-        ("lora_target_modules: [q_proj, {a: b}]", "lora_target_modules: the list's {'a': 'b'} is no text"),
-        ("seed: 1\nlearning-rate: 1\nlearning_rate: 2", "key 'learning_rate' is there twice; leave one out"),
-        ("seed: 1\nseed: 1", "key 'seed' is there twice; leave one out"),
-        ("max_length: abc", "max_length: must be a whole number or none, not 'abc'"),
-        ("- a\n- b", "holds a list, but must hold 'option: value' lines"),
-        ("a: [1", "is not YAML"),
-    ],
-)
-def test_a_config_file_that_is_wrong_is_named_with_its_key(parser, tmp_path, text, message):
-    with pytest.raises(ValueError, match=r"config file '.*run\.yaml'") as caught:
-        train_options._given(parser, ["--config", config_file(tmp_path, text)])
-    assert message in str(caught.value)
-
-
 def test_a_missing_config_file_is_named(capsys):
     code, _, err = run(capsys, "train", "--config=nowhere.yaml")
     assert (code, err) == (1, "plaudit train: error: config file 'nowhere.yaml' does not exist\n")
@@ -331,90 +225,7 @@ def test_a_directory_as_config_file_is_named(capsys, tmp_path):
     assert f"config file '{tmp_path}' is a directory; name the .yaml file in it" in err
 
 
-@pytest.mark.parametrize("text", ["report_to: []", "report_to: [none]", "include_for_metrics: [inputs, loss]"])
-def test_options_that_take_several_values_take_lists(parser, tmp_path, text):
-    name, values = text.split(": ")
-    given = train_options._given(parser, ["--config", config_file(tmp_path, text)])
-    assert given == {name: [word for word in values.strip("[]").split(", ") if word]}
-
-
-def test_an_empty_config_file_gives_nothing(parser, tmp_path):
-    assert train_options._given(parser, ["--config", config_file(tmp_path, "# nothing yet\n")]) == {}
-
-
-@pytest.mark.parametrize("name", sorted(OLDER_FIELDS))
-def test_an_older_name_works_as_a_flag_and_as_a_key(parser, tmp_path, name):
-    text = {bool: "true", int: "3", float: "0.5", str: "word"}[OLDER_FIELDS[name].type]
-    value = {bool: True, int: 3, float: 0.5, str: "word"}[OLDER_FIELDS[name].type]
-    assert train_options._given(parser, [f"--{name}", text]) == {name: value}
-    assert train_options._given(parser, ["--config", config_file(tmp_path, f"{name}: {text}")]) == {name: value}
-
-
-def test_older_names_stay_out_of_the_help(parser):
-    text = parser.format_help()
-    assert not [name for name in OLDER_FIELDS if f"--{name} " in text]
-
-
 # What the options become.
-
-
-def test_adapter_flags_become_a_lora_config():
-    flags = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["all-linear"], "use_dora": True}
-    config = training_run._peft_config(train_options.ModelArguments(**flags), flags)
-    assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 32, 0.05)
-    assert (config.target_modules, config.use_dora, config.task_type) == ("all-linear", True, "SEQ_CLS")
-
-
-def test_adapter_flags_without_use_peft_are_an_error():
-    with pytest.raises(ValueError, match="--lora_r has no effect without --use_peft; add --use_peft"):
-        training_run._peft_config(train_options.ModelArguments(lora_r=4), {"lora_r": 4})
-
-
-def test_quantized_weights_without_an_adapter_are_an_error():
-    with pytest.raises(ValueError, match="--load_in_4bit: quantized weights cannot be trained.* add --use_peft"):
-        training_run._peft_config(train_options.ModelArguments(load_in_4bit=True), {})
-
-
-def test_quantization_without_its_package_names_the_extra(monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "plaudit\[quant\]"'):
-        training_run._model_init_kwargs(
-            train_options.ModelArguments(load_in_4bit=True), RewardConfig(output_dir=str(tmp_path))
-        )
-
-
-def test_both_quantizations_at_once_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match="--load_in_4bit and --load_in_8bit exclude each other"):
-        training_run._model_init_kwargs(
-            train_options.ModelArguments(load_in_4bit=True, load_in_8bit=True), RewardConfig(output_dir=str(tmp_path))
-        )
-
-
-def test_model_flags_join_model_init_kwargs(tmp_path):
-    config = RewardConfig(output_dir=str(tmp_path), model_init_kwargs={"dtype": "bfloat16", "token": "x"})
-    flags = train_options.ModelArguments(dtype="bfloat16", model_revision="main", attn_implementation="sdpa")
-    assert training_run._model_init_kwargs(flags, config) == {
-        "dtype": "bfloat16",
-        "token": "x",
-        "revision": "main",
-        "attn_implementation": "sdpa",
-    }
-    assert (
-        training_run._model_init_kwargs(train_options.ModelArguments(), RewardConfig(output_dir=str(tmp_path))) is None
-    )
-
-
-def test_a_model_flag_that_contradicts_model_init_kwargs_is_an_error(tmp_path):
-    config = RewardConfig(output_dir=str(tmp_path), model_init_kwargs={"dtype": "bfloat16"})
-    with pytest.raises(ValueError, match="--dtype float16 contradicts model_init_kwargs, where 'dtype' is 'bfloat16'"):
-        training_run._model_init_kwargs(train_options.ModelArguments(dtype="float16"), config)
-
-
-@pytest.mark.parametrize(
-    ("value", "taken"), [("true", True), ("True", True), ("false", None), (None, None), ("out/step-1", "out/step-1")]
-)
-def test_a_resume_flag_is_the_last_checkpoint_or_a_path(value, taken):
-    assert training_run._resume_from(value) is taken or training_run._resume_from(value) == taken
 
 
 # Whole runs.
@@ -539,11 +350,6 @@ def test_margins_of_a_format_without_ratings_are_an_error(capsys, options, tmp_p
     code, _, err = run(capsys, "train", *options, *flags, *["--dataset_streaming"] * streams)
     assert code == 1
     assert f"--dataset_margins has no effect on data set '{file}': their format has no ratings; leave it out" in err
-
-
-@pytest.mark.parametrize("name", ["accuracy", "eval_margin", "loss", "eval_samples_per_second"])
-def test_a_metric_that_evaluation_gives_can_choose_the_best_model(name):
-    training_run._check_best_metric(name)
 
 
 def test_every_metric_of_an_evaluation_is_known_and_training_leaves_those_of_its_last_interval_out(

@@ -1,0 +1,136 @@
+"""The options of `plaudit train`: flags and a YAML file give the same values, in the same types."""
+
+import json
+
+import pytest
+
+from plaudit import options
+from plaudit.compat import OLDER_FIELDS
+from plaudit.config import RewardConfig
+
+
+@pytest.fixture(scope="module")
+def parser():
+    return options.train_parser()
+
+
+def config_file(folder, text):
+    file = folder / "run.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_only_what_was_given_is_passed_on(parser):
+    assert options._given(parser, ["--learning_rate", "1e-3", "--bf16"]) == {"learning_rate": 1e-3, "bf16": True}
+
+
+def test_every_field_of_the_config_is_a_flag_and_in_the_help(parser):
+    text = parser.format_help()
+    for name in RewardConfig.__dataclass_fields__:
+        if RewardConfig.__dataclass_fields__[name].init:
+            assert f"--{name}" in text
+
+
+def test_the_help_shows_defaults(parser):
+    text = " ".join(parser.format_help().split())
+    assert "(default: 1024)" in text
+    assert "checkpoints will be written. (default: <model>-Reward)" in text
+
+
+def test_the_help_has_our_own_options_before_those_of_transformers(parser):
+    text = parser.format_help()
+    heads = ["\nmodel:", "\ndata:", "\ntraining:", "--learning_rate", "--max_length", "\noptions of transformers"]
+    places = [text.index(head) for head in [*heads, "--weight_decay"]]
+    assert places == sorted(places)
+    assert len(parser._action_groups) == len({group.title for group in parser._action_groups})
+
+
+def test_resuming_needs_no_value(parser):
+    assert options._given(parser, ["--resume_from_checkpoint", "--bf16"]) == {
+        "resume_from_checkpoint": "true",
+        "bf16": True,
+    }
+
+
+def test_a_yaml_file_gives_the_same_options_as_flags_do(parser, tmp_path):
+    file = config_file(
+        tmp_path,
+        """
+        learning_rate: 1e-4
+        max_steps: 3
+        eval_strategy: no
+        gradient-checkpointing: off
+        max_length: null
+        model_init_kwargs: {dtype: bfloat16, factor: 1e-3}
+        lora_target_modules: [q_proj, v_proj]
+        resume_from_checkpoint: true
+        """,
+    )
+    given = options._given(parser, ["--config", file])
+    kwargs = json.loads(given.pop("model_init_kwargs"))
+    assert kwargs == {"dtype": "bfloat16", "factor": 1e-3}
+    assert given == {
+        "learning_rate": 1e-4,
+        "max_steps": 3,
+        "eval_strategy": "no",
+        "gradient_checkpointing": False,
+        "max_length": None,
+        "lora_target_modules": ["q_proj", "v_proj"],
+        "resume_from_checkpoint": "true",
+    }
+
+
+def test_flags_win_over_the_file(parser, tmp_path):
+    file = config_file(tmp_path, "learning_rate: 1e-4\nseed: 7\n")
+    for arguments in (["--seed", "8", f"--config={file}"], ["--config", file, "--seed=8"]):
+        assert options._given(parser, arguments) == {"learning_rate": 1e-4, "seed": 8}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate: 1", "unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+        ("config: other.yaml", "unknown key 'config'"),
+        ("learning_rate: fast", r"learning_rate: invalid float value: 'fast'"),
+        ("max_steps: 1.5", "max_steps: invalid int value: '1.5'"),
+        ("learning_rate:", "learning_rate: has no value; give one, or leave the key out"),
+        ("bf16: perhaps", "bf16: Truthy value expected"),
+        ("learning_rate: [1, 2]", "learning_rate: takes one value, not the list [1, 2]"),
+        ("dataset_name: [a, b]", "dataset_name: takes one value, not the list ['a', 'b']"),
+        ("lora_target_modules: [q_proj, 2]", "lora_target_modules: the list's 2 is no text; write it in quotes"),
+        ("lora_target_modules: [q_proj, {a: b}]", "lora_target_modules: the list's {'a': 'b'} is no text"),
+        ("seed: 1\nlearning-rate: 1\nlearning_rate: 2", "key 'learning_rate' is there twice; leave one out"),
+        ("seed: 1\nseed: 1", "key 'seed' is there twice; leave one out"),
+        ("max_length: abc", "max_length: must be a whole number or none, not 'abc'"),
+        ("- a\n- b", "holds a list, but must hold 'option: value' lines"),
+        ("a: [1", "is not YAML"),
+    ],
+)
+def test_a_config_file_that_is_wrong_is_named_with_its_key(parser, tmp_path, text, message):
+    with pytest.raises(ValueError, match=r"config file '.*run\.yaml'") as caught:
+        options._given(parser, ["--config", config_file(tmp_path, text)])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["report_to: []", "report_to: [none]", "include_for_metrics: [inputs, loss]"])
+def test_options_that_take_several_values_take_lists(parser, tmp_path, text):
+    name, values = text.split(": ")
+    given = options._given(parser, ["--config", config_file(tmp_path, text)])
+    assert given == {name: [word for word in values.strip("[]").split(", ") if word]}
+
+
+def test_an_empty_config_file_gives_nothing(parser, tmp_path):
+    assert options._given(parser, ["--config", config_file(tmp_path, "# nothing yet\n")]) == {}
+
+
+@pytest.mark.parametrize("name", sorted(OLDER_FIELDS))
+def test_an_older_name_works_as_a_flag_and_as_a_key(parser, tmp_path, name):
+    text = {bool: "true", int: "3", float: "0.5", str: "word"}[OLDER_FIELDS[name].type]
+    value = {bool: True, int: 3, float: 0.5, str: "word"}[OLDER_FIELDS[name].type]
+    assert options._given(parser, [f"--{name}", text]) == {name: value}
+    assert options._given(parser, ["--config", config_file(tmp_path, f"{name}: {text}")]) == {name: value}
+
+
+def test_older_names_stay_out_of_the_help(parser):
+    text = parser.format_help()
+    assert not [name for name in OLDER_FIELDS if f"--{name} " in text]
