@@ -448,3 +448,19 @@ def test_an_adapter_without_weights_is_an_error_that_names_it(saved, tmp_path):
     (tmp_path / "adapter" / "adapter_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"adapter_config.json of '.*adapter' cannot be read"):
         models.load(str(tmp_path / "adapter"))
+
+
+def test_an_adapter_with_a_name_of_its_own_comes_back_too(language_model_path, tmp_path, capfd):
+    classifier = AutoModelForSequenceClassification.from_pretrained(language_model_path, num_labels=1)
+    model = peft.get_peft_model(classifier, peft.LoraConfig(task_type="SEQ_CLS"), adapter_name="reward")
+    trainer = trained(model, str(tmp_path), processing_class=make_tokenizer())
+    rewards = trainer.predict(DATA).predictions
+    reloaded = RewardTrainer(str(tmp_path), config(tmp_path / "again"), train_dataset=DATA)
+    np.testing.assert_allclose(reloaded.predict(DATA).predictions, rewards, atol=1e-5)
+    code = (tmp_path / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    capfd.readouterr()
+    exec(compile(code, "README.md", "exec"), {})
+    ids = [*trainer.processing_class("The sky is blue.")["input_ids"], trainer.processing_class.eos_token_id]
+    with torch.no_grad():
+        expected = trainer.model.eval()(input_ids=torch.tensor([ids])).logits.item()
+    assert float(capfd.readouterr().out.strip().splitlines()[-1]) == pytest.approx(expected, abs=1e-5)

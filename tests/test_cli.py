@@ -225,9 +225,6 @@ def test_a_directory_as_config_file_is_named(capsys, tmp_path):
     assert f"config file '{tmp_path}' is a directory; name the .yaml file in it" in err
 
 
-# What the options become.
-
-
 # Whole runs.
 
 

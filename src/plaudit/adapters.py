@@ -151,6 +151,16 @@ def _refuse_what_moves_the_read_out(config: PeftConfig) -> None:
         )
 
 
+def folder_of(path: str) -> str:
+    """Return where a saved adapter is: PEFT puts one that is not called "default" into a folder of its name."""
+    if not os.path.isfile(os.path.join(path, BASE_FILE)) or os.path.isfile(os.path.join(path, "adapter_config.json")):
+        return path
+    named = [
+        entry.path for entry in os.scandir(path) if os.path.isfile(os.path.join(entry.path, "adapter_config.json"))
+    ]
+    return named[0] if len(named) == 1 else path
+
+
 def is_adapter(path: str, **hub: Any) -> bool:
     """Tell whether a directory or a Hub id holds an adapter instead of a whole model."""
     return _file_beside(path, "adapter_config.json", **hub) is not None
@@ -187,7 +197,7 @@ def load(path: str, load_base: Callable[..., PreTrainedModel], **hub: Any) -> Pe
         raise ValueError(
             f"the adapter '{path}' does not say which base it belongs to; load the base and pass a PeftModel"
         )
-    recorded = base_values(path, **hub)
+    recorded = base_values(path, **hub) or base_values(os.path.dirname(path))
     vocabulary_size = recorded.pop("vocab_size", None)
     if config.revision is not None:
         recorded["revision"] = config.revision

@@ -18,7 +18,7 @@ class CardFacts:
 
     path: what the snippet loads, a directory or a Hub id. kind: how the training rows were written ("standard",
     "conversational" or "tokenized"). base_values: for an adapter, the keyword arguments that its base needs, else empty.
-    dtype: the type of an adapter's base in training. vocabulary_size: rows of the embeddings if they were grown, else None. evaluation: figures without their prefix, by set.
+    dtype: the type of an adapter's base in training. subfolder: where an adapter with a name of its own is. vocabulary_size: rows of the embeddings if they were grown, else None. evaluation: figures without their prefix, by set.
     """
 
     path: str
@@ -30,6 +30,7 @@ class CardFacts:
     base_values: Mapping[str, Any] = field(default_factory=dict)
     vocabulary_size: int | None = None
     dtype: str = "float32"
+    subfolder: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -75,7 +76,8 @@ def snippet(facts: CardFacts) -> str:
         ]
         if facts.vocabulary_size is not None:
             lines.append(f"base.resize_token_embeddings({facts.vocabulary_size})")
-        lines.append("model = PeftModel.from_pretrained(base, path).eval()")
+        subfolder = f", subfolder={json.dumps(facts.subfolder)}" if facts.subfolder else ""
+        lines.append(f"model = PeftModel.from_pretrained(base, path{subfolder}).eval()")
     else:
         lines.append("model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()")
     return "\n".join([*lines, "", *_tokenize_lines(facts.kind), "", *_score_lines()]) + "\n"
@@ -108,6 +110,8 @@ def _score_lines() -> list[str]:
 
 
 def _pipeline(facts: CardFacts) -> str:
+    if facts.subfolder:
+        return ""
     text = "a text that ends with EOS"
     if facts.kind == "conversational":
         # The template has written the special tokens; many tokenizers would add a second BOS.

@@ -51,12 +51,18 @@ def card_facts(
         base_values=base_values,
         vocabulary_size=vocabulary_size,
         dtype=dtype,
+        subfolder=_subfolder(inner),
         data=_data_facts(trainer),
         training=_training_facts(args, state),
         evaluation=_evaluation_figures(state.log_history),
         versions={module.__name__: module.__version__ for module in (transformers, torch, datasets, accelerate, peft)},
         extra=extra,
     )
+
+
+def _subfolder(model: nn.Module) -> str | None:
+    name = model.active_adapter if isinstance(model, PeftModel) else "default"
+    return None if name == "default" else name
 
 
 def _base_name(model: nn.Module, classifier: nn.Module) -> str | None:

@@ -38,6 +38,7 @@ def load(name: str, model_init_kwargs: Mapping[str, Any] | None = None, trust_re
     kwargs = compat.translate_model_kwargs(dict(model_init_kwargs or {}))
     kwargs.setdefault("trust_remote_code", trust_remote_code)
     hub = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
+    name = adapters.folder_of(name)
     if adapters.is_adapter(name, **hub):
         own = {key: value for key, value in kwargs.items() if key != "revision"}
         # What was recorded beside the adapter wins, but for the precision that the user asks for.
