@@ -42,9 +42,6 @@ class Converter:
     convert: Callable[[Mapping[str, Any], bool], Pairs]
 
 
-# Messages
-
-
 def without_none(value: Any) -> Any:
     """Return the value without the None entries of its dicts: Arrow gives every row the keys of all rows."""
     if isinstance(value, Mapping):
@@ -137,8 +134,6 @@ def _is_answer(text: Any, where: str) -> bool:
     return bool(text and text.strip())
 
 
-# Transcripts
-
 _TURN_MARK = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _ROLE_OF_MARK = {"Human": "user", "Assistant": "assistant"}
 
@@ -179,8 +174,6 @@ def _from_transcript(row: Mapping[str, Any], margins: bool) -> Pairs:
     else:
         yield Dropped(NO_ANSWER)
 
-
-# Arena votes
 
 _ARENA_TEXTS = ("prompt", "response_a", "response_b")
 
@@ -267,9 +260,6 @@ def _from_arena(row: Mapping[str, Any], margins: bool) -> Pairs:
         yield {"chosen": sides[0], "rejected": sides[1]}
 
 
-# ShareGPT
-
-
 def _is_sharegpt(row: Mapping[str, Any]) -> bool:
     return is_message_list(row.get("conversations")) and all(is_message(row.get(s)) for s in ("chosen", "rejected"))
 
@@ -295,8 +285,6 @@ def _from_sharegpt(row: Mapping[str, Any], margins: bool) -> Pairs:
         "rejected": _answer_messages(row["rejected"], "rejected"),
     }
 
-
-# Scored answers
 
 _QUESTION = ("prompt", "instruction", "question")
 _ANSWERS = ("responses", "answers", "completions")
@@ -357,9 +345,6 @@ def _from_ratings(row: Mapping[str, Any], margins: bool) -> Pairs:
     yield from _pairs_by_score(_prompt_messages(row, _column(row, _QUESTION)), answers, scores, margins)
 
 
-# UltraFeedback
-
-
 def _is_ultrafeedback(row: Mapping[str, Any]) -> bool:
     completions = row.get("completions")
     return any(name in row for name in _QUESTION) and _is_list_of(Mapping, completions)
@@ -391,8 +376,6 @@ def _from_ultrafeedback(row: Mapping[str, Any], margins: bool) -> Pairs:
     )
     yield from _pairs_by_score(prompt, answers, scores, margins)
 
-
-# HelpSteer
 
 _CONTEXT = ("prompt", "context")
 _FIRST, _SECOND = ("response_1", "response1"), ("response_2", "response2")

@@ -20,9 +20,6 @@ _EXAMPLE_CHARACTERS = 48
 _STREAM_ROWS_SEARCHED = 1_000
 
 
-# Which format
-
-
 def recognise(columns: Sequence[str], first_row: Mapping[str, Any], split: str) -> Converter | None:
     """Return the converter that the rows need, or None where they are preference pairs or tokenized already.
 
@@ -169,9 +166,6 @@ def _nearness(converter: Converter, columns: Sequence[str]) -> float:
         for names in converter.columns
     ]
     return sum(best) / len(best)
-
-
-# A whole dataset
 
 
 def convert(

@@ -155,9 +155,6 @@ def _integers(value: Any, column: str, types: set[type]) -> list[int]:
     return list(values)
 
 
-# Conversations
-
-
 def _conversations(row: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
     names = layout.columns
     sides = {side: _messages(row.get(names[side]), names[side]) for side in SIDES}

@@ -135,8 +135,6 @@ class RewardTrainer(Trainer):
             new_tokens=self._new_tokens,
         )
 
-    # Data.
-
     def _prepare_all(self, model: nn.Module, train_dataset: Any, eval_dataset: Any) -> None:
         tokenizer = setup.tokenizer_of(self.processing_class)
         self._pad_token_id = 0 if tokenizer is None else tokenizer.pad_token_id
@@ -196,8 +194,6 @@ class RewardTrainer(Trainer):
         if self._own_collator or self._layout is None or self._layout.kind != "tokenized":
             return {}
         return {name: column for name, column in self._layout.columns.items() if name.endswith(("_ids", "_mask"))}
-
-    # Training.
 
     def train(
         self,
@@ -321,8 +317,6 @@ class RewardTrainer(Trainer):
             return torch.autograd.graph.save_on_cpu(pin_memory=True)
         return contextlib.nullcontext()
 
-    # Logging and saving.
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Overridden to add the interval's reward metrics, also those still open when a run ends."""
         if self.is_in_train and ("loss" in logs or "train_loss" in logs):
@@ -379,8 +373,6 @@ class RewardTrainer(Trainer):
         facts = card_facts(self, output_dir, *args, **kwargs)
         with open(os.path.join(output_dir, "README.md"), "w", encoding="utf-8") as file:
             file.write(model_card(facts))
-
-    # Evaluation and prediction.
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
