@@ -464,3 +464,19 @@ def test_an_adapter_with_a_name_of_its_own_comes_back_too(language_model_path, t
     with torch.no_grad():
         expected = trainer.model.eval()(input_ids=torch.tensor([ids])).logits.item()
     assert float(capfd.readouterr().out.strip().splitlines()[-1]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_nothing_is_said_of_a_missing_head_that_the_adapter_brings(saved, language_model_path, caplog):
+    models.load(saved.path)
+    assert "brings no reward head" not in caplog.text
+    models.load(language_model_path)
+    assert "brings no reward head: a new one is drawn from the seed" in caplog.text
+
+
+def test_an_adapter_takes_nothing_from_another_that_lies_above_it(saved, causal_adapter, tmp_path):
+    shutil.copytree(saved.path, tmp_path / "above")
+    shutil.copytree(causal_adapter, tmp_path / "above" / "foreign")
+    (tmp_path / "above" / adapters.BASE_FILE).write_text(json.dumps({"pad_token_id": 7}))
+    with pytest.warns(UserWarning, match="holds no trained reward head"):
+        loaded = models.load(str(tmp_path / "above" / "foreign"))
+    assert models.classifier_of(loaded).config.pad_token_id != 7

@@ -197,7 +197,10 @@ def load(path: str, load_base: Callable[..., PreTrainedModel], **hub: Any) -> Pe
         raise ValueError(
             f"the adapter '{path}' does not say which base it belongs to; load the base and pass a PeftModel"
         )
-    recorded = base_values(path, **hub) or base_values(os.path.dirname(path))
+    recorded = base_values(path, **hub)
+    parent = os.path.dirname(path)
+    if not recorded and os.path.isdir(path) and folder_of(parent) == path:
+        recorded = base_values(parent)
     vocabulary_size = recorded.pop("vocab_size", None)
     if config.revision is not None:
         recorded["revision"] = config.revision

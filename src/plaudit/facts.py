@@ -102,6 +102,6 @@ def _evaluation_figures(log_history: list[dict]) -> dict[str, dict[str, float]]:
             figures = {
                 key.removeprefix(f"{prefix}_"): value for key, value in entry.items() if key.startswith(f"{prefix}_")
             }
-            speed = ("runtime", "per_second", "model_preparation_time")
+            speed = ("runtime", "per_second")
             sets[prefix.removeprefix("eval_")] = {k: v for k, v in figures.items() if not k.endswith(speed)}
     return sets

@@ -43,12 +43,17 @@ def load(name: str, model_init_kwargs: Mapping[str, Any] | None = None, trust_re
         own = {key: value for key, value in kwargs.items() if key != "revision"}
         # What was recorded beside the adapter wins, but for the precision that the user asks for.
         precision = {"dtype": own["dtype"]} if "dtype" in own else {}
-        return adapters.load(name, lambda base, **kept: load_classifier(base, {**own, **kept, **precision}), **hub)
+        return adapters.load(
+            name, lambda base, **kept: load_classifier(base, {**own, **kept, **precision}, is_base=True), **hub
+        )
     return load_classifier(name, kwargs)
 
 
-def load_classifier(name: str, kwargs: Mapping[str, Any]) -> PreTrainedModel:
-    """Return the whole model at a directory or a Hub id as a classifier with one label; a missing head is made new."""
+def load_classifier(name: str, kwargs: Mapping[str, Any], is_base: bool = False) -> PreTrainedModel:
+    """Return the whole model at a directory or a Hub id as a classifier with one label; a missing head is made new.
+
+    is_base: an adapter will bring the head, so that nothing is said of a missing one.
+    """
     name = _require_path(name)
     kwargs = {"dtype": torch.float32, **kwargs, "num_labels": 1}
     if kwargs.get("config") is not None:
@@ -67,7 +72,7 @@ def load_classifier(name: str, kwargs: Mapping[str, Any]) -> PreTrainedModel:
         raise ValueError(_why_not_loaded(name, error)) from error
     finally:
         logging.set_verbosity(verbosity)
-    _say_what_is_new(model, name, report["missing_keys"])
+    _say_what_is_new(model, name, report["missing_keys"], is_base)
     return model
 
 
@@ -86,10 +91,10 @@ def _why_not_loaded(name: str, error: Exception) -> str:
     )
 
 
-def _say_what_is_new(model: PreTrainedModel, name: str, missing: Collection[str]) -> None:
+def _say_what_is_new(model: PreTrainedModel, name: str, missing: Collection[str], is_base: bool) -> None:
     heads = tuple(f"{head}." for head in head_names(model))
     body = sorted(key for key in missing if not key.startswith(heads))
-    if len(body) < len(missing):
+    if len(body) < len(missing) and not is_base:
         say(f"'{name}' brings no reward head: a new one is drawn from the seed")
     if body:
         warnings.warn(
@@ -113,7 +118,9 @@ def check(model: Any, model_init_kwargs: Mapping[str, Any] | None = None) -> nn.
     if is_causal_lm(inner):
         if isinstance(model, PeftModel):
             kwargs = compat.translate_model_kwargs(dict(model_init_kwargs or {}))
-            return adapters.rebuild_as_classifier(model, lambda name, **own: load_classifier(name, {**kwargs, **own}))
+            return adapters.rebuild_as_classifier(
+                model, lambda name, **own: load_classifier(name, {**kwargs, **own}, is_base=True)
+            )
         raise ValueError(
             f"model: {type(inner).__name__} is a causal language model, which has no reward head; pass its name or path "
             f"instead ('{inner.config._name_or_path or '<name>'}') and it is loaded as a sequence classifier"

@@ -196,7 +196,7 @@ def prepare(
 
 
 def look(dataset: Dataset | IterableDataset, split: str) -> tuple[dict, Converter | None]:
-    """Return the first row, and the converter that the rows need, if any: a look that costs nothing.
+    """Return the first row, and the converter that the rows need, if any, by reading one row.
 
     Raises ValueError for an empty dataset, unknown columns, and answers that are neither text, messages nor ids.
     """

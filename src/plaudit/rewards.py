@@ -1,6 +1,6 @@
 """The only forward: a batch of sequences in, one float32 reward a sequence out.
 
-Shapes: N sequences, T tokens, H hidden size.
+Shapes: N sequences, T tokens.
 """
 
 from collections.abc import Callable, Mapping

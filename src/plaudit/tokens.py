@@ -52,8 +52,9 @@ def encode_conversations(
     where: names the row of the i-th conversation in an error. Raises ValueError where the template refuses one.
     """
     texts = []
+    refuses_blocks = any(map(has_blocks, conversations)) and not takes_blocks(tokenizer)
     for i, conversation in enumerate(conversations):
-        if has_blocks(conversation) and not takes_blocks(tokenizer):
+        if refuses_blocks and has_blocks(conversation):
             raise ValueError(
                 f"{where(i)}: a message's content is a list of blocks, but this tokenizer's chat template takes text "
                 f"only; join the blocks' texts into one string, or set chat_template_path to a template that takes blocks"
