@@ -176,7 +176,7 @@ def load_train_and_test(
     splits = load_splits(name, config, streaming=streaming)
     if train_split not in splits:
         raise ValueError(
-            f"data set {name!r} has no split {train_split!r}; found: {', '.join(splits)}; choose with --dataset_train_split"
+            f"data set {name!r} has no split {train_split!r}; found: {', '.join(splits)}; choose with train_split (--dataset_train_split)"
         )
     train = splits[train_split]
     test = splits.get(test_split) if test_split_size is None and test_split != train_split else None
@@ -196,7 +196,7 @@ def _hold_out(train: Any, size: float, name: str, seed: int) -> "tuple[Rows, Row
     if isinstance(train, IterableDataset):
         raise ValueError(
             f"test_split_size={size:g} needs to know how many rows there are, which streaming does not; "
-            "leave out --dataset_streaming, or name a test split with --dataset_test_split"
+            "leave out streaming (--dataset_streaming), or name a test split (--dataset_test_split)"
         )
     is_share = 0 < size < 1
     if not is_share and (size < 1 or not float(size).is_integer()):
