@@ -222,5 +222,5 @@ def test_holding_out_every_row_is_refused(jsonl):
 
 
 def test_holding_out_of_a_stream_is_refused_with_the_cure(jsonl):
-    with pytest.raises(ValueError, match="leave out --dataset_streaming, or name a test split"):
+    with pytest.raises(ValueError, match=r"leave out streaming \(--dataset_streaming\), or name a test split"):
         load_train_and_test(str(jsonl), test_split_size=2, streaming=True)
