@@ -12,7 +12,8 @@ import plaudit
 SOURCE = Path(plaudit.__file__).parent
 # Reading order: a file imports only from files above it.
 ORDER = """
-say compat config converters records formats loading options losses metrics card tokens prepare collate batches rewards adapters model
+say compat config converters records formats loading options tree losses metrics attention card tokens
+prepare collate batches rewards probe adapters model
 scored setup facts trainer run demo cli __main__ __init__
 """.split()
 

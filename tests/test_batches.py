@@ -1,5 +1,6 @@
 """Who gets which pair: each once, equal sizes, Trainer's own order."""
 
+import random
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ from datasets import Dataset, IterableDataset
 from transformers import TrainingArguments
 
 from plaudit import batches, prepare
-from plaudit.batches import DealtBatches, PairRows, Share, StreamedPairs, deal, make_loader, train_order
+from plaudit.batches import DealtBatches, PairRows, Share, StreamedPairs, by_length, deal, make_loader, train_order
 from plaudit.collate import COUNTS, INDEX, TOTAL, WEIGHT, DataCollatorForPreference, PairCollator
 
 CPU = torch.device("cpu")
@@ -38,12 +39,43 @@ def shares(batch_size, num_processes):
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 5])
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 11])
 def test_a_chunk_is_dealt_in_equal_parts_each_pair_once_in_order(count, num_processes):
-    parts = [deal(list(range(count)), share) for share in shares(4, num_processes)]
+    lengths = [(7 * row) % 5 for row in range(count)]
+    parts = [deal(list(range(count)), share, lengths) for share in shares(4, num_processes)]
     assert len({len(part) for part in parts}) == 1
-    assert [one.row for part in parts for one in part if one.weight == 1.0] == list(range(count))
+    real = [[one.row for one in part if one.weight == 1.0] for part in parts]
+    assert sorted(row for part in real for row in part) == list(range(count))
+    assert all(part == sorted(part) for part in real)
     assert {one.total for part in parts for one in part} == {count}
     assert sum(len(part) for part in parts) - count < num_processes, "no more fillers than needed"
     assert {one.weight for part in parts for one in part} <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("num_processes", [2, 3, 4])
+def test_processes_hold_about_equal_tokens_and_equally_many_pairs(num_processes):
+    drawn = random.Random(0)
+    spread = {"by tokens": 0, "in order": 0}
+    for _ in range(100):
+        lengths = [int(drawn.lognormvariate(5, 0.8)) for _ in range(8 * num_processes)]
+        parts = [[one.row for one in deal(range(len(lengths)), share, lengths)] for share in shares(8, num_processes)]
+        assert {len(part) for part in parts} == {8}
+        in_order = [range(process * 8, process * 8 + 8) for process in range(num_processes)]
+        for name, rows in (("by tokens", parts), ("in order", in_order)):
+            held = [sum(lengths[row] for row in part) for part in rows]
+            spread[name] += max(held) - min(held)
+    assert spread["by tokens"] < 0.1 * spread["in order"]
+
+
+def test_a_filler_repeats_a_pair_that_the_process_has_already():
+    parts = [deal([0, 1, 2], share, [5, 5, 5]) for share in shares(2, 2)]
+    fillers = [(one.row, part) for part in parts for one in part if not one.weight]
+    assert len(fillers) == 1
+    row, part = fillers[0]
+    assert row in [one.row for one in part if one.weight]
+
+
+def test_evaluation_starts_with_the_longest_pairs():
+    rows = dataset(4, lengths=[2, 9, 4, 9])
+    assert by_length(rows) == [1, 3, 2, 0]
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 5])

@@ -113,6 +113,7 @@ def plain(batch):
 COLLATED = {
     "input_ids": IDS,
     "attention_mask": MASK,
+    "token_weight": MASK,
     "margin": MARGINS,
     "pair_index": [10, 11],
     "pair_weight": [1.0, 1.0],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset, IterableDataset
@@ -34,16 +35,24 @@ class Dealt(NamedTuple):
     total: int
 
 
-def deal(chunk: Sequence, share: Share) -> list[Dealt]:
-    """Return one process's part of a global micro-batch: equal sizes, in order, the last parts filled up.
+def deal(chunk: Sequence, share: Share, lengths: Sequence[int]) -> list[Dealt]:
+    """Return one process's part of a global micro-batch: as many rows and about as many tokens as the others', in order.
 
-    chunk: the pairs of all processes, at least one. Every process gets the same number of rows, because a process
-    without a batch would leave the others waiting for its gradients.
+    chunk: the pairs of all processes, at least one. lengths: the tokens of each. Every process gets the same number of
+    rows, some of them fillers, because a process without a batch would leave the others waiting for its gradients.
     """
     size = -(-len(chunk) // share.num_processes)
-    mine = chunk[share.process * size : (share.process + 1) * size]
     total = len(chunk)
-    return [Dealt(row, 1.0, total) for row in mine] + [Dealt(chunk[0], 0.0, total)] * (size - len(mine))
+    parts: list[list[int]] = [[] for _ in range(share.num_processes)]
+    held = [0] * share.num_processes
+    # The longest first, each to the process that holds the fewest tokens and still has room.
+    for i in sorted(range(total), key=lambda i: (-lengths[i], i)):
+        part = min((part for part in range(len(parts)) if len(parts[part]) < size), key=lambda part: (held[part], part))
+        parts[part].append(i)
+        held[part] += lengths[i]
+    mine = [chunk[i] for i in sorted(parts[share.process])]
+    # A repeat of a pair that is there already costs the tree layout nothing.
+    return [Dealt(row, 1.0, total) for row in mine] + [Dealt([*mine, chunk[0]][0], 0.0, total)] * (size - len(mine))
 
 
 class EpochOrder(Sampler):
@@ -75,6 +84,11 @@ def train_order(dataset: Dataset, args: TrainingArguments) -> Any:
     return EpochOrder(RandomSampler(dataset), seed)
 
 
+def by_length(dataset: Dataset) -> list[int]:
+    """Return the rows with the longest pair first, so that the pairs of a padded batch are about equally long."""
+    return np.argsort(-pair_lengths(dataset).max(axis=1), kind="stable").tolist()
+
+
 class PairRows(torch.utils.data.Dataset):
     """A prepared data set, read by micro-batches of Dealt rows; each row carries what the collator must know of it.
 
@@ -85,6 +99,10 @@ class PairRows(torch.utils.data.Dataset):
 
     def __init__(self, dataset: Dataset, order: Any, share: Share) -> None:
         self.dataset, self.order, self.share = dataset, order, share
+        # One process takes every pair, however long.
+        self.lengths = (
+            pair_lengths(dataset).sum(axis=1) if share.num_processes > 1 else np.zeros(len(dataset), np.int64)
+        )
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -118,7 +136,7 @@ class DealtBatches(Sampler):
     def __iter__(self) -> Iterator[list[Dealt]]:
         share = self.pairs.share
         for chunk in _chunks(self.pairs.order, share.batch_size * share.num_processes, self.drop_last):
-            yield deal(chunk, share)
+            yield deal(chunk, share, self.pairs.lengths[chunk].tolist())
 
 
 class StreamedPairs(torch.utils.data.IterableDataset):
@@ -168,7 +186,8 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         # One row is read ahead, so that the last micro-batch also counts what was dropped after it.
         ahead = (row for row, _ in itertools.pairwise(itertools.chain(rows, [None])))
         for chunk in _chunks(ahead, self.share.batch_size * self.share.num_processes, self.drop_last):
-            features = [_feature(one.row[1], one.row[0], one) for one in deal(chunk, self.share)]
+            lengths = [len(row["chosen_ids"]) + len(row["rejected_ids"]) for _, row in chunk]
+            features = [_feature(one.row[1], one.row[0], one) for one in deal(chunk, self.share, lengths)]
             features[0][COUNTS] = {"worker": worker.id if worker else 0, **counts}
             yield features
 

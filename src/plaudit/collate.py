@@ -1,13 +1,15 @@
-"""Token pairs to model inputs, chosen sequences first; the collators that users name, and the one the trainer wraps round them."""
+"""Token sequences to model inputs, padded or as one tree; the collators that users name, and the one the trainer wraps round them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from plaudit import compat
+from plaudit import compat, tree
+from plaudit.attention import Plan
+from plaudit.prepare import read_out
 
 # What the trainer knows of each pair beyond its tokens; written by batches.py, read by PairCollator.
 INDEX, WEIGHT, TOTAL, COUNTS, ERROR = "_index", "_weight", "_total", "_counts", "_error"
@@ -25,6 +27,48 @@ def pad(sequences: Sequence[Sequence[int]], value: int, pad_to_multiple_of: int 
         ids[row, : len(sequence)] = sequence
         mask[row, : len(sequence)] = 1
     return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+class Padded:
+    """Sequences to one padded batch: `input_ids` and `attention_mask`, shape (N, longest), and `token_weight`.
+
+    token_weight: float32, the shape of input_ids: the weight of the sequences that hold the token, 0 for padding.
+    """
+
+    def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None = None) -> None:
+        self.pad_token_id, self.pad_to_multiple_of = pad_token_id, pad_to_multiple_of
+
+    def __call__(self, sequences: Sequence[Sequence[int]], weights: Sequence[float] | None = None) -> dict[str, Any]:
+        ids, mask = pad(sequences, self.pad_token_id, self.pad_to_multiple_of)
+        weight = torch.ones(len(sequences)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
+        return {"input_ids": ids, "attention_mask": mask, "token_weight": mask * weight.unsqueeze(-1)}
+
+
+class TreeRow:
+    """Sequences to one row of T tokens, in which each prefix that they share is stored, and computed, once.
+
+    Gives `input_ids`, `position_ids` and `token_weight`, shape (1, T), `read_out`, shape (N,), where in the row each
+    sequence's reward is read, and `tree`, the attention's plan. For models that plaudit.probe has found to agree.
+    pad_token_id: the reward is read before trailing ids of this kind, as in a padded batch; None to read the last one.
+    pad_to_multiple_of: the row's length is filled up to one. use_varlen: plan for the variable-length CUDA kernel.
+    """
+
+    def __init__(
+        self, pad_token_id: int | None, pad_to_multiple_of: int | None = None, use_varlen: bool = False
+    ) -> None:
+        self.pad_token_id, self.pad_to_multiple_of, self.use_varlen = pad_token_id, pad_to_multiple_of, use_varlen
+
+    def __call__(self, sequences: Sequence[Sequence[int]], weights: Sequence[float] | None = None) -> dict[str, Any]:
+        read_at = [read_out(ids, self.pad_token_id) for ids in sequences]
+        row = tree.layout(sequences, read_at, weights)
+        row = tree.padded(row, self.pad_to_multiple_of or 1, self.pad_token_id or 0)
+        return {
+            "input_ids": torch.from_numpy(row.tokens).unsqueeze(0),
+            "position_ids": torch.from_numpy(row.positions).unsqueeze(0),
+            "token_weight": torch.from_numpy(row.weight).unsqueeze(0),
+            "read_out": torch.from_numpy(row.read_out),
+            "tree": Plan(row, self.use_varlen),
+        }
 
 
 def token_pairs(examples: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], list[list[int]]]:
@@ -105,39 +149,60 @@ class RewardDataCollatorWithPadding:
 
 
 class PairCollator:
-    """Any collator of pairs, its batch brought to one form, with what the trainer needs to count each pair once.
+    """Pairs to a batch of either layout, with what the trainer needs to count each pair once.
 
+    layout: Padded or TreeRow; or a collator of the user's, which gets the examples themselves.
     Adds `pair_index` (num_pairs,), the row in the data set, -1 for a filler; `pair_weight` (num_pairs,), 0 for a filler;
     `num_pairs`, the real pairs of this micro-batch over all processes; `num_tokens`, this process's attended tokens of
     real pairs; and, for streams, `counts`, what was dropped so far.
     columns: for a collator of the user's, the names that the user's own data set gave the token columns.
+    keep_sequences: add `sequences`, the padded ids, shape (2 * num_pairs, longest), for metrics that ask for inputs.
     """
 
-    def __init__(self, collator: Callable, pad_token_id: int, columns: Mapping[str, str] | None = None) -> None:
-        self.collator = collator
+    def __init__(
+        self,
+        layout: Padded | TreeRow | Callable,
+        pad_token_id: int,
+        columns: Mapping[str, str] | None = None,
+        keep_sequences: bool = False,
+    ) -> None:
+        self.layout = layout
         self.pad_token_id = pad_token_id
         self.columns = dict(columns or {})
+        self.keep_sequences = keep_sequences
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if ERROR in features[0]:
             return {"error": features[0][ERROR]}
-        examples = [self._example(feature) for feature in features]
-        batch = merge_halves(dict(self.collator(examples)), self.pad_token_id)
-        if batch["input_ids"].shape[0] != 2 * len(examples):
+        weight = torch.tensor([feature.get(WEIGHT, 1.0) for feature in features], dtype=torch.float32)
+        if isinstance(self.layout, (Padded, TreeRow)):
+            chosen, rejected = token_pairs(features)
+            batch = {**self.layout([*chosen, *rejected], weight.repeat(2).tolist()), **_margin(features)}
+            if self.keep_sequences:
+                batch["sequences"], _ = pad([*chosen, *rejected], self.pad_token_id)
+        else:
+            batch = self._of_user(features, weight)
+        batch["pair_index"] = torch.tensor([feature.get(INDEX, -1) for feature in features], dtype=torch.int64)
+        batch["pair_weight"] = weight
+        batch["num_pairs"] = features[0].get(TOTAL, len(features))
+        batch["num_tokens"] = int(batch["token_weight"].sum())
+        if COUNTS in features[0]:
+            batch["counts"] = features[0][COUNTS]
+        return batch
+
+    def _of_user(self, features: Sequence[Mapping[str, Any]], weight: Tensor) -> dict[str, Any]:
+        collator = cast(Callable, self.layout)
+        batch = merge_halves(dict(collator([self._example(feature) for feature in features])), self.pad_token_id)
+        if batch["input_ids"].shape[0] != 2 * len(features):
             raise ValueError(
-                f"the data collator made {batch['input_ids'].shape[0]} sequences of {len(examples)} pairs; it must give "
+                f"the data collator made {batch['input_ids'].shape[0]} sequences of {len(features)} pairs; it must give "
                 "every pair's chosen sequence first and then every pair's rejected one"
             )
         # The reward is read at the last id that is not this one, whatever a user's collator pads with.
         batch["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, self.pad_token_id)
-        weight = torch.tensor([feature.get(WEIGHT, 1.0) for feature in features], dtype=torch.float32)
-        attended = batch["attention_mask"].sum(dim=-1).reshape(2, -1).sum(dim=0)
-        batch["pair_index"] = torch.tensor([feature.get(INDEX, -1) for feature in features], dtype=torch.int64)
-        batch["pair_weight"] = weight
-        batch["num_pairs"] = features[0].get(TOTAL, len(features))
-        batch["num_tokens"] = int(attended[weight > 0].sum())
-        if COUNTS in features[0]:
-            batch["counts"] = features[0][COUNTS]
+        batch["token_weight"] = batch["attention_mask"] * weight.repeat(2).unsqueeze(-1)
+        if self.keep_sequences:
+            batch["sequences"] = batch["input_ids"]
         return batch
 
     def _example(self, feature: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,8 +125,9 @@ class RewardConfig(TrainingArguments):
     packing: str = field(
         default="auto",
         metadata={
-            "help": "How pairs are laid out. Both words pad today; 'auto' is the name under which a faster layout with "
-            "the same numbers will come, and 'off' keeps the padded one.",
+            "help": "How a batch's sequences are laid out. 'auto': as a tree, in which each shared prompt is computed once "
+            "and nothing is padded, wherever a trial at the start shows that this model gives the padded rewards; padded, "
+            "with one line that says why, where it does not. 'off': always padded.",
             "choices": ["auto", "off"],
         },
     )

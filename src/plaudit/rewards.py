@@ -16,7 +16,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 HEAD_NAMES = ("score", "classifier", "classification_head")
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "read_out", "tree")
 # Decoders that bring a forward of their own which reads, like the generic one, the last token that is not padding;
 # tests/test_rewards.py compares each with it.
 READS_LAST_TOKEN = frozenset(
@@ -85,7 +85,7 @@ def attach(model: nn.Module) -> None:
 
 
 def rewards(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Return one float32 reward a sequence of the batch, shape (N,). batch: `input_ids`, `attention_mask`, each (N, T)."""
+    """Return one float32 reward a sequence of the batch, shape (N,), whichever layout of collate.py the batch has."""
     return read(outputs(model, batch))
 
 
@@ -118,16 +118,27 @@ def read_out_positions(input_ids: Tensor, pad_token_id: int | None) -> Tensor:
 
 
 def _decoder_forward(
-    self: PreTrainedModel, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    self: PreTrainedModel,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    read_out: Tensor | None = None,
+    **kwargs: Any,
 ) -> Any:
     if input_ids is None or kwargs.get("labels") is not None:
         return type(self).forward(self, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
     kwargs = {name: value for name, value in kwargs.items() if value is not None and name != "labels"}
     as_tuple = kwargs.pop("return_dict", True) is False
     kwargs.setdefault("use_cache", False)
+    if "tree" in kwargs:
+        # A mask of four dimensions is handed on as it is; the tree's attention needs none.
+        attention_mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=input_ids.device)
     base = getattr(self, self.base_model_prefix)(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-    last = read_out_positions(input_ids, self.config.get_text_config().pad_token_id)
-    states = base.last_hidden_state[torch.arange(input_ids.shape[0], device=input_ids.device), last]
+    if read_out is None:
+        rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+        last = read_out_positions(input_ids, self.config.get_text_config().pad_token_id)
+        states = base.last_hidden_state[rows, last]
+    else:
+        states = base.last_hidden_state[0, read_out]
     output = RewardOutput(
         logits=self.score(states),
         past_key_values=base.get("past_key_values"),

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
@@ -14,21 +15,26 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
-from plaudit import adapters, compat, formats, losses, setup
+from plaudit import adapters, attention, compat, formats, losses, setup
 from plaudit import model as models
-from plaudit.batches import PairRows, Share, StreamedPairs, make_loader, train_order
+from plaudit.batches import PairRows, Share, StreamedPairs, by_length, make_loader, train_order
 from plaudit.card import model_card
-from plaudit.collate import DataCollatorForPreference, PairCollator
+from plaudit.collate import DataCollatorForPreference, Padded, PairCollator, TreeRow
 from plaudit.config import RewardConfig
 from plaudit.facts import card_facts
 from plaudit.metrics import RunningMetrics, mean_loss, pair_metrics, require_finite
 from plaudit.prepare import Rules, StreamCounts, prepare
+from plaudit.probe import choose_layout
 from plaudit.rewards import classifier_of, outputs, read, reads_last_token, rewards
 from plaudit.say import say
 from plaudit.scored import PADDING, ScoredPairs
 
 # Where a checkpoint's trainer_state.json keeps the interval that was open when it was written.
 STATE = "plaudit"
+# Methods whose replacement in a subclass may look into the batches, as the padded ones have always been.
+READ_BATCHES = ("compute_loss", "prediction_step", "training_step")
+# Rows of as many different lengths as this allows are compiled for.
+COMPILED_MULTIPLE = 128
 
 
 class RewardTrainer(Trainer):
@@ -96,6 +102,7 @@ class RewardTrainer(Trainer):
         self._prepare_all(model, train_dataset, eval_dataset)
         self._running = RunningMetrics()
         self._kept_loss: dict | None = None
+        self._chosen: Padded | TreeRow | None = None
         self._made: nn.Module | None = model if model_init is not None else None
         super().__init__(
             model=model if model_init is None else None,
@@ -121,6 +128,7 @@ class RewardTrainer(Trainer):
         if self._made is not None:
             made, self._made = self._made, None
             return made
+        self._chosen = None
         return self._adapt(setup.model_of(super().call_model_init(trial), self.args))
 
     def _adapt(self, model: nn.Module) -> nn.Module:
@@ -181,13 +189,52 @@ class RewardTrainer(Trainer):
     ) -> DataLoader:
         """Overridden because Trainer's loader repeats pairs to make processes even and cannot say which are repeats."""
         share = Share(batch_size, self.args.world_size, self.args.process_index)
-        collate = PairCollator(self.data_collator, self._pad_token_id, self._user_columns())
+        layout = self._layout_of(dataset)
+        keep = "inputs" in self.args.include_for_metrics
+        collate = PairCollator(layout, self._pad_token_id, self._user_columns(), keep_sequences=keep)
         if isinstance(dataset, IterableDataset):
             pairs: Any = StreamedPairs(dataset, share, repeat=is_training)
+        elif is_training:
+            pairs = PairRows(dataset, train_order(dataset, self.args), share)
         else:
-            pairs = PairRows(dataset, train_order(dataset, self.args) if is_training else range(len(dataset)), share)
+            pairs = PairRows(dataset, range(len(dataset)) if isinstance(layout, TreeRow) else by_length(dataset), share)
         pairs.drop_last = is_training and self.args.dataloader_drop_last
         return make_loader(pairs, collate, self.args, self.accelerator.device, is_training)
+
+    def _layout_of(self, dataset: Any) -> Any:
+        """Return what makes batches of pairs: the layout that suits the model, found out once, or a collator of the user's."""
+        if not self._own_collator:
+            return self.data_collator
+        if self._chosen is None:
+            chosen = [self._choose_layout(dataset) if self.args.process_index == 0 else None]
+            # All processes take what the first has found; elsewhere the weights may not be loaded yet.
+            self._chosen, reason = cast(Any, broadcast_object_list(chosen)[0])
+            if isinstance(self._chosen, TreeRow):
+                attention.enable(cast(PreTrainedModel, classifier_of(self.model)))
+            if reason is not None:
+                say(f"packing: the batches are padded, because {reason}", once=True)
+        return self._chosen
+
+    def _choose_layout(self, dataset: Any) -> tuple[Padded | TreeRow, str | None]:
+        multiple = self.args.pad_to_multiple_of
+        padded = Padded(self._pad_token_id, multiple)
+        # setup has said so of the noise.
+        if self.args.packing == "off" or self.args.neftune_noise_alpha is not None:
+            return padded, None
+        replaced = [name for name in READ_BATCHES if getattr(type(self), name) is not getattr(RewardTrainer, name)]
+        if replaced:
+            return padded, f"{type(self).__name__} replaces {', '.join(replaced)}, which may read them"
+        rows = dataset[:2] if isinstance(dataset, Dataset) else Dataset.from_list(list(dataset.take(2)))[:2]
+        return choose_layout(
+            self.model,
+            [*rows["chosen_ids"], *rows["rejected_ids"]],
+            self._pad_token_id,
+            pad_to_multiple_of=multiple or (COMPILED_MULTIPLE if self.args.torch_compile else None),
+            longest=self.args.max_length,
+            device=self.accelerator.device,
+            autocast={"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.accelerator.mixed_precision),
+            keeps_dropout=not self.args.disable_dropout,
+        )
 
     def _user_columns(self) -> dict[str, str]:
         """Return the token columns' names in the user's own data set, which a collator of the user's expects."""
@@ -285,7 +332,7 @@ class RewardTrainer(Trainer):
             loss = total / weight.sum().clamp_min(1.0)
         else:
             loss = total * self.accelerator.num_processes / num_items_in_batch
-        balance = self._balance_loss(model, output, inputs, weight)
+        balance = self._balance_loss(model, output, inputs)
         if balance is not None:
             loss = loss + balance / (1 if num_items_in_batch is None else self.current_gradient_accumulation_steps)
         if model.training and self.is_in_train:
@@ -302,15 +349,15 @@ class RewardTrainer(Trainer):
             pair_losses = pair_losses + self.args.center_rewards_coefficient * centering
         return pair_losses
 
-    def _balance_loss(self, model: nn.Module, output: Any, inputs: Mapping[str, Any], weight: Tensor) -> Tensor | None:
+    def _balance_loss(self, model: nn.Module, output: Any, inputs: Mapping[str, Any]) -> Tensor | None:
         """Return the experts' load-balancing loss, times its coefficient, of a model that gives its router's logits."""
         router_logits = getattr(output, "router_logits", None)
         if not router_logits:
             return None
         config = cast(PreTrainedModel, classifier_of(model)).config.get_text_config()
-        token_weight = inputs["attention_mask"] * weight.repeat(2).unsqueeze(-1)
+        token_weight = inputs["token_weight"] if "token_weight" in inputs else inputs["attention_mask"]
         balance = losses.load_balancing(router_logits, config.num_experts_per_tok, token_weight)
-        return config.router_aux_loss_coef * balance.to(weight.device)
+        return config.router_aux_loss_coef * balance.to(token_weight.device)
 
     def _activations_offloaded(self) -> contextlib.AbstractContextManager:
         if self.args.activation_offloading and self.accelerator.device.type != "cpu" and torch.is_grad_enabled():
@@ -469,7 +516,7 @@ class RewardTrainer(Trainer):
         ids = None
         if "inputs" in self.args.include_for_metrics:
             # Tokens in the second dimension, the one that batches and processes are padded in.
-            ids = inputs["input_ids"].reshape(2, len(logits), -1).permute(1, 2, 0).contiguous()
+            ids = inputs["sequences"].reshape(2, len(logits), -1).permute(1, 2, 0).contiguous()
         losses_of = self._pair_losses(logits[:, 0], logits[:, 1], inputs.get("margin"))
         return {"rewards": logits, "losses": losses_of, "labels": labels, "processed": processed, "inputs": ids}
 
