@@ -29,6 +29,10 @@ SHAPES = {
                  "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936},
 }  # fmt: skip
 GENERATED = "generated"
+# The two real sets lie beside the project where they are at hand at all; anything else is a path.
+FOLDER = Path(__file__).parents[2] / "shared" / "data"
+NAMED = {"hh_harmless": FOLDER / "hh_harmless_test.jsonl.gz", "dpo_en_demo": FOLDER / "dpo_en_demo.json"}
+DATA_HELP = "hh_harmless, dpo_en_demo, a file of pairs, or 'generated'; hh_harmless unless it is not here"
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
 ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 
@@ -36,13 +40,17 @@ ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 # Data
 
 
-def rows_of(data: str, prompt_words: int, answer_words: int) -> list[dict]:
+def default_data() -> str:
+    return "hh_harmless" if NAMED["hh_harmless"].exists() else GENERATED
+
+
+def rows_of(data: str, prompt_words: int = 200, answer_words: int = 100) -> list[dict]:
     """Return pairs: of a JSON or JSON Lines file, plain or ShareGPT, or made up of random words."""
     if data == GENERATED:
         return generated(prompt_words, answer_words)
-    text = gzip.open(data, "rt", encoding="utf-8") if data.endswith(".gz") else open(data, encoding="utf-8")  # noqa: SIM115
-    with text:
-        rows = json.load(text) if data.endswith(".json") else [json.loads(line) for line in text]
+    path = NAMED.get(data, Path(data))
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        rows = json.load(file) if path.suffix == ".json" else [json.loads(line) for line in file]
     if "conversations" not in rows[0]:
         return [{"chosen": row["chosen"], "rejected": row["rejected"]} for row in rows]
     turn = lambda message: {"role": ROLES[message["from"]], "content": message["value"]}  # noqa: E731
@@ -109,7 +117,7 @@ def turn(options: argparse.Namespace) -> dict:
     )
     dtype = {"float32": torch.float32, "bfloat16": torch.float32, "pure-bfloat16": torch.bfloat16}[options.precision]
     model = Qwen3ForSequenceClassification(config).to(dtype)
-    meter = Meter(model, options.device, options.precision)
+    meter = Meter(model, options.device, options.precision, options.work == "train")
 
     class Timed(TrainerCallback):
         def on_step_begin(self, *args, **kwargs):
@@ -145,24 +153,29 @@ def turn(options: argparse.Namespace) -> dict:
             trainer = library.RewardTrainer(model, args, train_dataset=train, **callbacks)
             trainer.train()
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+            pairs = options.batch_size * (options.steps - 1)
         else:
             held_out = train.select(range(options.steps * options.batch_size))
             trainer = library.RewardTrainer(model, args, train_dataset=train, eval_dataset=held_out, **callbacks)
             meter.begin()
             losses = [trainer.evaluate()["eval_loss"]]
-    return {"losses": losses, **meter.result()}
+            # Over-long pairs have been dropped.
+            pairs = len(trainer.eval_dataset) - options.batch_size
+    return {"losses": losses, "pairs": pairs, **meter.result()}
 
 
 class Meter:
     """Times, tokens computed, attention pairs, memory, and the machine's matrix product, step by step."""
 
-    def __init__(self, model, device: str, precision: str) -> None:
+    def __init__(self, model, device: str, precision: str, is_training: bool) -> None:
         import torch
 
         self.torch, self.device = torch, torch.device(device)
         self.seconds, self.peak_rates, self.peaks = [], [], []
         self.before = self.of_optimizer = 0
-        self.tokens, self.scores = [0], [0]
+        self.tokens: list[int] = [0]
+        self.scores: list[list] = [[]]
+        self.is_training = is_training
         self.weights = sum(p.numel() for name, p in model.named_parameters() if "embed_tokens" not in name)
         self.channels = model.config.num_attention_heads * model.config.head_dim * model.config.num_hidden_layers
         dtype = torch.float32 if precision == "float32" else torch.bfloat16
@@ -175,7 +188,8 @@ class Meter:
         positions = kwargs.get("position_ids")
         self.tokens[-1] += ids.numel()
         rows, length = ids.shape
-        self.scores[-1] += rows * length * (length + 1) // 2 if positions is None else int((positions + 1).sum())
+        # Read after the run: here it would make a GPU wait.
+        self.scores[-1].append(rows * length * (length + 1) // 2 if positions is None else (positions + 1).sum())
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -205,7 +219,7 @@ class Meter:
         self.seconds.append(time.perf_counter() - self.start)
         self.peaks.append(self._peak_memory())
         self.tokens.append(0)
-        self.scores.append(0)
+        self.scores.append([])
         if optimizer is not None:
             kept = [value for state in optimizer.state.values() for value in state.values()]
             self.of_optimizer = sum(value.nbytes for value in kept if self.torch.is_tensor(value))
@@ -229,9 +243,10 @@ class Meter:
 
     def result(self) -> dict:
         timed = slice(1, None)
-        # Forward and backward: 6 operations a weight and token, 12 a score and channel.
+        # 2 operations a weight and token, 4 a score and channel, and twice as many again for the backward pass.
+        passes = 3 if self.is_training else 1
         operations = [
-            6 * self.weights * tokens + 12 * self.channels * scores
+            passes * (2 * self.weights * tokens + 4 * self.channels * sum(map(int, scores)))
             for tokens, scores in zip(self.tokens, self.scores, strict=True)
         ][: len(self.seconds)]
         return {
@@ -275,29 +290,27 @@ def sorted_by_longer_side(rows: list[dict], folder: str, options: argparse.Names
     from plaudit.prepare import Rules, pair_lengths, prepare
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rules = Rules(options.max_length, None, tokenizer.pad_token_id)
-    lengths = pair_lengths(prepare(Dataset.from_list(rows), "train", tokenizer, rules, drop=True)[0])
-    # Dropped rows have no lengths: prepare again row by row would be slow, so the same rule is applied to the lengths.
-    whole = pair_lengths(prepare(Dataset.from_list(rows), "train", tokenizer, Rules(None, None, None))[0]).max(axis=1)
-    if len(whole) == len(rows):
-        order = [
-            row for row in sorted(range(len(rows)), key=lambda row: whole[row]) if whole[row] <= options.max_length
-        ]
-    else:
-        order = sorted(range(len(lengths)), key=lambda row: lengths[row].max())
+    prepared, _ = prepare(Dataset.from_list(rows), "train", tokenizer, Rules(None, None, None), drop=False)
+    longer = pair_lengths(prepared).max(axis=1)
+    order = sorted((row for row in range(len(rows)) if longer[row] <= options.max_length), key=lambda row: longer[row])
     starts = range(0, len(order) - options.batch_size + 1, options.batch_size)
     chosen = [starts[(2 * i + 1) * len(starts) // (2 * options.steps)] for i in range(options.steps)]
     return [rows[row] for start in chosen for row in order[start : start + options.batch_size]]
 
 
-def report(turns: dict, options: argparse.Namespace) -> None:
-    pairs = options.batch_size * (options.steps - 1)
-    rates = {}
+def rates_of(turns: dict) -> dict[str, list[float]]:
+    """Return each library's pairs per second, one a turn."""
+    return {
+        library: [result["pairs"] / sum(result["seconds"]) for result in results] for library, results in turns.items()
+    }
+
+
+def report(turns: dict) -> None:
+    rates = rates_of(turns)
     for library, results in turns.items():
-        rates[library] = [pairs / sum(result["seconds"]) for result in results]
         share = statistics.median(result["share_of_peak"] for result in results)
         peak = statistics.median(result["peak_rate"] for result in results) / 1e9
-        memory, step = (max(result[key] for result in results) / 2**20 for key in ("peak_memory", "step_memory"))
+        memory, step = (min(result[key] for result in results) / 2**20 for key in ("peak_memory", "step_memory"))
         low, high = min(rates[library]), max(rates[library])
         print(
             f"{library:8} {statistics.median(rates[library]):7.2f} pairs/s ({low:.2f} to {high:.2f}), "
@@ -321,7 +334,7 @@ def report(turns: dict, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=GENERATED, help="a file of pairs, or 'generated'")
+    parser.add_argument("--data", default=default_data(), help=DATA_HELP)
     parser.add_argument("--prompt-words", type=int, default=200, help="of generated pairs; 0: the sides share nothing")
     parser.add_argument("--answer-words", type=int, default=100, help="of generated pairs")
     parser.add_argument("--work", choices=["train", "evaluate"], default="train")
@@ -334,7 +347,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument(
-        "--steps", type=int, default=9, help="a turn's optimizer steps, of which the first is not timed"
+        "--steps", type=int, default=6, help="a turn's optimizer steps, of which the first is not timed"
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None)
@@ -347,7 +360,7 @@ def main() -> None:
         print(json.dumps(turn(options)))
         return
     turns = compare(options)
-    report(turns, options)
+    report(turns)
     if options.save:
         Path(options.save).write_text(json.dumps({"options": vars(options), "turns": turns}), encoding="utf-8")
 

@@ -125,6 +125,60 @@ def tiny_model(model_path):
     return AutoModelForSequenceClassification.from_pretrained(model_path, num_labels=1)
 
 
+@pytest.fixture
+def kernel(monkeypatch):
+    """torch's variable-length kernel, which runs on CUDA alone, by plain PyTorch and as strict; its calls' window sizes."""
+    import torch
+
+    from plaudit import attention
+
+    windows = []
+
+    def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
+        assert query.dim() == key.dim() == value.dim() == 3
+        assert query.dtype in (torch.float16, torch.bfloat16)
+        assert query.dtype == key.dtype == value.dtype
+        assert query.shape[-1] == key.shape[-1] == value.shape[-1]
+        assert query.shape[-1] % 8 == 0
+        assert query.shape[-1] <= 256
+        assert {tensor.stride(-1) for tensor in (query, key, value)} == {1}
+        assert enable_gqa or query.shape[1] == key.shape[1]
+        assert query.shape[1] % key.shape[1] == 0
+        for cu_seq, longest, total in ((cu_seq_q, max_q, len(query)), (cu_seq_k, max_k, len(key))):
+            assert cu_seq.dtype == torch.int32
+            assert cu_seq.is_contiguous()
+            assert (int(cu_seq[0]), int(cu_seq[-1]), int(cu_seq.diff().max())) == (0, total, longest)
+            assert isinstance(longest, int)
+        windows.append(window_size)
+        out = [
+            one(*chain, scale, *window_size)
+            for chain in zip(
+                query.split(cu_seq_q.diff().tolist()),
+                key.split(cu_seq_k.diff().tolist()),
+                value.split(cu_seq_k.diff().tolist()),
+                strict=True,
+            )
+        ]
+        return torch.cat(out).to(query.dtype)
+
+    def one(q, k, v, scale, left, right):
+        q, k, v = (tensor.float().transpose(0, 1) for tensor in (q, k, v))
+        k, v = (tensor.repeat_interleave(len(q) // len(k), dim=0) for tensor in (k, v))
+        with torch.autocast("cpu", enabled=False):
+            scores = q @ k.transpose(-1, -2) * scale
+            # Aligned at the last query and the last key.
+            at = torch.arange(q.shape[1]).unsqueeze(1) + k.shape[1] - q.shape[1]
+            keys = torch.arange(k.shape[1])
+            mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool)
+            mask = mask if right < 0 else mask & (keys <= at + right)
+            mask = mask if left < 0 else mask & (keys >= at - left)
+            return (scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v).transpose(0, 1)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    monkeypatch.setattr(attention, "VARLEN_DEVICES", ("cpu",))
+    return windows
+
+
 def text_pairs(count, seed=0):
     """Text pairs of varying length with an explicit prompt."""
     import random

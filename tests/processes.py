@@ -3,6 +3,8 @@
 Run as `python processes.py MODEL_PATH OUTPUT_DIR` with the variables that torchrun sets.
 """
 
+import contextlib
+import gc
 import json
 import os
 import socket
@@ -111,6 +113,155 @@ def training(model_path: str, folder: Path, num_pairs: int, total_batch: int, ac
     return {"logs": logs, "weights": weights.double().abs().sum().item(), "train_loss": train_loss}
 
 
+@contextlib.contextmanager
+def fsdp_on_a_cpu():
+    """Hold accelerate at FSDP where it was asked for: on a CPU it would say nothing and run DDP. For these tests alone."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    initialise = AcceleratorState.__init__
+
+    def hold(self, *args, fsdp_plugin=None, **kwargs):
+        initialise(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None:
+            # What accelerate does itself where the processes have accelerators.
+            self.distributed_type = DistributedType.FSDP
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+            self.fsdp_plugin = fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = hold
+    try:
+        yield
+    finally:
+        AcceleratorState.__init__ = initialise
+        # Accelerator sets it, and every later one in the process would take it up.
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
+
+
+def uneven_pairs(count: int) -> list[dict]:
+    """Text pairs of which every third has a prompt five times as long."""
+    return [
+        {**row, "prompt": row["prompt"] * (1 + 4 * (i % 3 == 0))} for i, row in enumerate(text_pairs(count, seed=2))
+    ]
+
+
+def layout_run(
+    model_path: str,
+    folder: Path,
+    packing: str,
+    lora: bool = False,
+    checkpointed_by_fsdp: bool = False,
+    evaluate_first: bool = False,
+    **values,
+) -> dict:
+    """Train 8 pairs a step on 20 uneven pairs for two epochs, then evaluate, predict and save.
+
+    Returns what training gave, and what this process held: at each step the types of the parameters and the share of
+    all weights; of each micro-batch the pairs, their tokens, and the tokens computed.
+    """
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+
+    from plaudit import RewardTrainer
+
+    held = {"pairs": [], "tokens": [], "computed": [], "types": [], "share": []}
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            parameters = list(model.parameters())
+            held["types"].append(sorted({type(each).__name__ for each in parameters}))
+            here = sum(getattr(each, "_local_tensor", each).numel() for each in parameters)
+            held["share"].append(here / sum(each.numel() for each in parameters))
+            held["wrapped"] = any("CheckpointWrapper" in type(each).__name__ for each in model.modules())
+
+    if values.get("fsdp"):
+        values["fsdp_config"] = {"version": 2, "activation_checkpointing": checkpointed_by_fsdp}
+    rows = Dataset.from_list(uneven_pairs(20))
+    accumulation = values.get("gradient_accumulation_steps", 1)
+    batch = 8 // int(os.environ.get("WORLD_SIZE", "1")) // accumulation
+    trainer = RewardTrainer(
+        model_path,
+        config(folder, per_device_train_batch_size=batch, num_train_epochs=2, packing=packing, **values),
+        train_dataset=rows,
+        peft_config=LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=4) if lora else None,
+        callbacks=[Look()],
+    )
+    prepare = trainer._prepare_inputs
+
+    def noted(inputs):
+        if trainer.is_in_train:
+            held["pairs"].append(inputs["pair_index"].tolist())
+            held["tokens"].append(inputs["num_tokens"])
+            held["computed"].append(inputs["input_ids"].numel())
+            assert ("tree" in inputs) == (packing == "auto")
+        return prepare(inputs)
+
+    trainer._prepare_inputs = noted
+    held["first_loss"] = trainer.evaluate(rows)["eval_loss"] if evaluate_first else None
+    trainer.train()
+    whole = [getattr(each, "full_tensor", lambda each=each: each)().detach() for each in trainer.model.parameters()]
+    metrics = trainer.evaluate(rows)
+    predictions = trainer.predict(rows).predictions.tolist()
+    trainer.save_model()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "losses": [entry["loss"] for entry in logs],
+        "grad_norms": [entry["grad_norm"] for entry in logs],
+        "weights": torch.cat([each.flatten() for each in whole])[::10].tolist(),
+        "evaluation": {key: value for key, value in metrics.items() if not key.endswith(("runtime", "second"))},
+        "predictions": predictions,
+        "lengths": [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in trainer.train_dataset],
+        "saved": str(folder),
+        **held,
+    }
+
+
+CHECKPOINTED = {"packing": "auto", "gradient_checkpointing": True}
+REENTRANT = {**CHECKPOINTED, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+ALONE_RUNS = {
+    "tree": {"packing": "auto"},
+    "padded": {"packing": "off", "evaluate_first": True},
+    "padded LoRA": {"packing": "off", "lora": True},
+}
+DDP_RUNS = {
+    "tree": {"packing": "auto"},
+    "padded": {"packing": "off"},
+    "tree checkpointed": {**CHECKPOINTED, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    "tree checkpointed re-entrantly": REENTRANT,
+    "tree accumulated": {"packing": "auto", "gradient_accumulation_steps": 2},
+    "tree LoRA checkpointed re-entrantly": {**REENTRANT, "lora": True},
+}
+FSDP_RUNS = {
+    **DDP_RUNS,
+    "tree checkpointed by FSDP": {"packing": "auto", "checkpointed_by_fsdp": True},
+    "tree evaluated before": {"packing": "auto", "evaluate_first": True},
+}
+
+
+def layouts(model_path: str, folder: Path) -> dict:
+    """Train as a tree and padded; on several processes under DDP and again under FSDP."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    gc.freeze()  # Every run collects garbage, which would go through all that was imported.
+    try:
+        runs = {
+            name: layout_run(model_path, folder / name, **values)
+            for name, values in (DDP_RUNS if several else ALONE_RUNS).items()
+        }
+        if not several:
+            return runs
+        with fsdp_on_a_cpu():
+            return runs | {
+                f"FSDP {name}": layout_run(model_path, folder / f"FSDP {name}", fsdp=True, **values)
+                for name, values in {**FSDP_RUNS, "tree in bf16": {"packing": "auto", "bf16": True}}.items()
+            }
+    finally:
+        gc.unfreeze()
+
+
 def everything(model_path: str, folder: Path) -> dict:
     """Run every scenario on however many processes there are."""
     return {
@@ -119,6 +270,7 @@ def everything(model_path: str, folder: Path) -> dict:
         "uneven": training(model_path, folder, 11, 8),
         "unlogged": training(model_path, folder, 11, 8, logging_steps=5),
         "streamed": training(model_path, folder, 11, 8, streamed=True, max_steps=2),
+        "layouts": layouts(model_path, folder),
     }
 
 

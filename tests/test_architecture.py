@@ -14,7 +14,7 @@ SOURCE = Path(plaudit.__file__).parent
 ORDER = """
 say compat config converters records formats loading options tree losses metrics attention card tokens
 prepare collate batches rewards probe adapters model
-scored setup facts trainer run demo cli __main__ __init__
+scored sharding setup facts trainer run demo cli __main__ __init__
 """.split()
 
 

@@ -73,6 +73,13 @@ def test_a_filler_repeats_a_pair_that_the_process_has_already():
     assert row in [one.row for one in part if one.weight]
 
 
+def test_a_pairs_common_beginning_is_counted_once():
+    rows = [([1, 2, 3], [1, 2, 4, 5]), ([1], [2]), ([1, 2], [1, 2, 3]), ([7, 7], [7, 7])]
+    rows = Dataset.from_list([{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in rows])
+    assert prepare.distinct_lengths(rows) == [5, 2, 3, 2]
+    assert prepare.distinct_lengths(rows.select([3, 0])) == [2, 5]
+
+
 def test_evaluation_starts_with_the_longest_pairs():
     rows = dataset(4, lengths=[2, 9, 4, 9])
     assert by_length(rows) == [1, 3, 2, 0]

@@ -1,5 +1,7 @@
 """Token pairs to the exact tensors that the collators promise, and any collator's batch to one form."""
 
+import random
+
 import pytest
 import torch
 from conftest import make_tokenizer
@@ -11,8 +13,10 @@ from plaudit.collate import (
     TOTAL,
     WEIGHT,
     DataCollatorForPreference,
+    Padded,
     PairCollator,
     RewardDataCollatorWithPadding,
+    TreeRow,
     merge_halves,
 )
 
@@ -196,3 +200,100 @@ def test_a_users_collator_gets_the_columns_under_the_users_own_names(names):
     masks = {names["chosen_mask"]: [1, 1, 1], names["rejected_mask"]: [1, 1]} if names["chosen_mask"] else {}
     assert seen[0] == {names["chosen_ids"]: [1, 2, 3], names["rejected_ids"]: [4, 5], "margin": 0.5} | masks
     assert plain(batch) == COLLATED
+
+
+# The two layouts
+
+SEQUENCES = [[1, 2, 3, 4, 5], [7], [1, 2, 3, 4, 6, 6]]
+WEIGHTS = [1.0, 0.5, 0.25]
+
+
+def test_a_padded_batch_weighs_each_token_as_its_sequence():
+    batch = Padded(9)(SEQUENCES, WEIGHTS)
+    assert plain(batch) == {
+        "input_ids": [[1, 2, 3, 4, 5, 9], [7, 9, 9, 9, 9, 9], [1, 2, 3, 4, 6, 6]],
+        "attention_mask": [[1, 1, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]],
+        "token_weight": [[1, 1, 1, 1, 1, 0], [0.5, 0, 0, 0, 0, 0], [0.25] * 6],
+    }
+    assert batch["token_weight"].dtype == torch.float32
+
+
+def test_a_tree_holds_each_shared_token_once_and_weighs_it_as_all_its_sequences():
+    batch = TreeRow(9)(SEQUENCES, WEIGHTS)
+    plan = batch.pop("tree")
+    assert plain(batch) == {
+        "input_ids": [[1, 2, 3, 4, 5, 6, 6, 7]],
+        "position_ids": [[0, 1, 2, 3, 4, 4, 5, 0]],
+        "token_weight": [[1.25, 1.25, 1.25, 1.25, 1, 0.25, 0.25, 0.5]],
+        "read_out": [4, 7, 6],
+    }
+    assert plan.subtree_end.tolist() == [7, 7, 7, 7, 5, 7, 7, 8]
+    assert plan.positions.tolist() == batch["position_ids"][0].tolist()
+    assert {name: value.dtype for name, value in batch.items()} == {
+        "input_ids": torch.int64,
+        "position_ids": torch.int64,
+        "token_weight": torch.float32,
+        "read_out": torch.int64,
+    }
+
+
+def test_each_layout_counts_sequences_for_one_where_no_weights_are_given():
+    assert plain(Padded(9)(SEQUENCES))["token_weight"] == plain(Padded(9)(SEQUENCES, [1.0] * 3))["token_weight"]
+    assert TreeRow(9)(SEQUENCES)["token_weight"].tolist() == [[2, 2, 2, 2, 1, 1, 1, 1]]
+
+
+def test_a_trees_reward_is_read_before_trailing_pad_ids():
+    sequences = [[1, 2, 9, 3, 9, 9], [9, 9], [1, 2, 9], [1, 2, 9, 3]]
+    batch = TreeRow(9)(sequences)
+    assert batch["position_ids"][0, batch["read_out"]].tolist() == [3, 0, 1, 3]
+    batch = TreeRow(None)(sequences)
+    assert batch["position_ids"][0, batch["read_out"]].tolist() == [5, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("pad", "filler"), [(9, 9), (None, 0)])
+def test_a_trees_row_is_filled_up_to_a_multiple_with_tokens_of_no_weight(pad, filler):
+    batch = TreeRow(pad, 12)(SEQUENCES, WEIGHTS)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 6, 7, *[filler] * 4]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 4, 5, 0, 0, 1, 2, 3]]
+    assert batch["token_weight"][0, 8:].tolist() == [0] * 4
+    assert batch["read_out"].tolist() == [4, 7, 6]
+    assert batch["tree"].subtree_end.tolist() == [7, 7, 7, 7, 5, 7, 7, 8, 12, 12, 12, 12]
+
+
+@pytest.mark.parametrize("multiple", [None, 16])
+def test_token_weights_sum_to_the_same_in_both_layouts(multiple):
+    generator = random.Random(0)
+    for _ in range(200):
+        stem = generator.choices(range(3), k=8)
+        sequences = [
+            stem[: generator.randint(0, 8)] + generator.choices(range(3), k=generator.randint(1, 6)) for _ in range(6)
+        ]
+        weights = [generator.randrange(4) / 4 for _ in sequences]
+        padded, tree = (layout(0, multiple)(sequences, weights) for layout in (Padded, TreeRow))
+        expected = sum(len(ids) * weight for ids, weight in zip(sequences, weights, strict=True))
+        assert padded["token_weight"].sum() == tree["token_weight"].sum() == expected
+        assert tree["input_ids"].shape == tree["token_weight"].shape == tree["position_ids"].shape
+        for token in range(3):
+            # The same token by token, wherever a layout puts them.
+            assert padded["token_weight"][padded["input_ids"] == token].sum() == (
+                tree["token_weight"][tree["input_ids"] == token].sum()
+            )
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0)])
+def test_everything_but_the_models_inputs_is_the_same_in_both_layouts(weights):
+    padded, tree = (
+        PairCollator(layout, 0, keep_sequences=True)(features(weights, **{COUNTS: {"rows": 3}}))
+        for layout in (Padded(0), TreeRow(0, 16))
+    )
+    inputs = {"input_ids", "attention_mask", "position_ids", "read_out", "tree", "token_weight"}
+    rest = {name: value for name, value in plain(padded).items() if name not in inputs}
+    assert rest == {name: value for name, value in plain(tree).items() if name not in inputs}
+    assert sorted(rest) == ["counts", "margin", "num_pairs", "num_tokens", "pair_index", "pair_weight", "sequences"]
+    assert rest["num_tokens"] == 3 + 2 + (3 if weights[1] else 0)
+    assert tree["read_out"].shape == (4,)
+
+
+def test_a_trees_sequences_are_every_chosen_one_and_then_every_rejected_one():
+    batch = PairCollator(TreeRow(0), 0)(features())
+    assert batch["input_ids"][0, batch["read_out"]].tolist() == [3, 7, 5, 8]

@@ -518,3 +518,12 @@ def test_the_parsers_help_can_be_shown(capsys):
 def test_an_inherited_option_without_effect_is_an_error(tmp_path, values, message):
     with pytest.raises(ValueError, match=message):
         RewardConfig(output_dir=str(tmp_path), **values)
+
+
+def test_checkpointing_by_fsdp_takes_the_place_of_our_default(tmp_path):
+    fsdp = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "activation_checkpointing": True}}
+    assert not RewardConfig(output_dir=str(tmp_path), **fsdp).activation_checkpointing
+    assert RewardConfig(output_dir=str(tmp_path), gradient_checkpointing=True, **fsdp).activation_checkpointing
+    assert RewardConfig(
+        output_dir=str(tmp_path), fsdp="full_shard", fsdp_config={"version": 2}
+    ).activation_checkpointing

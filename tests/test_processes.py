@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import conversations, text_pairs
 from datasets import Dataset
-from processes import config, everything, launch, training
+from processes import DDP_RUNS, FSDP_RUNS, config, everything, launch, training, uneven_pairs
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from plaudit import RewardTrainer
@@ -107,3 +107,82 @@ def test_the_logged_extremes_are_the_mean_over_steps_of_each_steps_extremes(mode
     assert whole["max_reward"] == pytest.approx(np.mean([entry["max_reward"] for entry in each]), abs=1e-6)
     assert whole["accuracy"] == pytest.approx(np.mean([entry["accuracy"] for entry in each]), abs=1e-6)
     assert whole["num_tokens"] == each[-1]["num_tokens"]
+
+
+def assert_layout_run_equal(result, expected):
+    assert len(set(expected["losses"])) == 6, "the run moved"
+    for name in ("losses", "grad_norms", "weights", "evaluation"):
+        assert result[name] == pytest.approx(expected[name], abs=1e-4), name
+    np.testing.assert_allclose(result["predictions"], expected["predictions"], atol=1e-4)
+
+
+def tokens_computed(results):
+    return sum(sum(result["computed"]) for result in results)
+
+
+def test_a_tree_run_on_one_process_is_the_padded_one(alone):
+    tree, padded = (alone["layouts"][name] for name in ("tree", "padded"))
+    assert_layout_run_equal(tree, padded)
+    assert tokens_computed([tree]) < 0.5 * tokens_computed([padded])
+
+
+@pytest.mark.parametrize("name", DDP_RUNS)
+def test_under_ddp_each_layout_is_the_padded_run_of_one_process(alone, together, name):
+    expected = alone["layouts"]["padded LoRA" if "LoRA" in name else "padded"]
+    results = [each["layouts"][name] for each in together]
+    for result in results:
+        assert_layout_run_equal(result, expected)
+        assert result["types"] == [["Parameter"]] * 6
+        assert result["share"] == [1.0] * 6
+    if name.startswith("tree"):
+        assert tokens_computed(results) < 0.5 * tokens_computed([expected])
+
+
+@pytest.mark.parametrize("name", FSDP_RUNS)
+def test_under_fsdp_each_layout_is_the_padded_run_of_one_process(alone, together, name):
+    expected = alone["layouts"]["padded LoRA" if "LoRA" in name else "padded"]
+    results = [each["layouts"][f"FSDP {name}"] for each in together]
+    for result in results:
+        assert result["types"] == [["DTensor"]] * 6
+        assert result["share"] == pytest.approx([0.5] * 6, abs=0.01)
+        assert result["wrapped"] == (name == "tree checkpointed by FSDP")
+        assert_layout_run_equal(result, expected)
+    if name.startswith("tree"):
+        assert tokens_computed(results) < 0.5 * tokens_computed([expected])
+
+
+def test_an_evaluation_before_training_under_fsdp_is_that_of_one_process(alone, together):
+    for each in together:
+        result = each["layouts"]["FSDP tree evaluated before"]
+        assert result["types"] == [["DTensor"]] * 6
+        assert result["first_loss"] == pytest.approx(alone["layouts"]["padded"]["first_loss"], abs=1e-4)
+
+
+def test_rewards_stay_in_float32_under_fsdp_in_bf16(alone, together):
+    for each in together:
+        result = each["layouts"]["FSDP tree in bf16"]
+        assert result["types"] == [["DTensor"]] * 6
+        rewards = torch.tensor(result["predictions"])
+        assert (rewards != rewards.bfloat16().float()).float().mean() > 0.9
+        expected = torch.tensor(alone["layouts"]["padded"]["predictions"])
+        assert (rewards - expected).abs().max() < 0.05 * expected.std()
+
+
+def test_a_model_trained_on_trees_under_fsdp_is_saved_whole(together):
+    result = together[0]["layouts"]["FSDP tree"]
+    assert result["types"] == [["DTensor"]] * 6
+    np.testing.assert_allclose(lone_rewards(result["saved"], uneven_pairs(20)), result["predictions"], atol=1e-4)
+
+
+def test_processes_hold_about_equal_tokens_of_the_pairs_that_one_process_takes(alone, together):
+    one, (first, second) = alone["layouts"]["tree"], [each["layouts"]["tree"] for each in together]
+    dealt, in_order = [], []
+    for step, pairs in enumerate(one["pairs"]):
+        assert sorted(first["pairs"][step] + second["pairs"][step]) == sorted(pairs)
+        assert len(first["pairs"][step]) == len(second["pairs"][step])
+        tokens = [one["lengths"][row] for row in pairs]
+        assert first["tokens"][step] + second["tokens"][step] == sum(tokens)
+        dealt.append(abs(first["tokens"][step] - second["tokens"][step]))
+        in_order.append(abs(sum(tokens[: len(pairs) // 2]) - sum(tokens[len(pairs) // 2 :])))
+    assert sum(dealt) < 0.6 * sum(in_order)
+    assert sum(dealt) < 0.15 * sum(one["tokens"])

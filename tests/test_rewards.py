@@ -7,9 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import make_model
+from families import EOS, IN_TREE, NEEDED, PAD, WINDOW, sharing, tiny
+from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
+from plaudit import attention, losses
+from plaudit.collate import Padded, TreeRow
+from plaudit.model import remove_dropout
 from plaudit.rewards import (
     READS_LAST_TOKEN,
     attach,
@@ -25,48 +30,7 @@ from plaudit.rewards import (
 GENERIC = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2"]
 ENCODERS = ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "t5"]
 MIXTURES = ["qwen3_moe", "mixtral"]
-EOS, PAD = 1, 0
-NEEDED = {
-    "gptj": {"rotary_dim": 4},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
-    "openai-gpt": {"n_positions": 64},
-    "zamba2": {
-        **{"num_hidden_layers": 3, "layers_block_type": ["mamba", "mamba", "hybrid"], "n_mamba_heads": 4},
-        **{"mamba_headdim": 16, "mamba_d_state": 8, "chunk_size": 8},
-        **{"attention_hidden_size": 64, "attention_head_dim": 16, "use_mem_rope": False},
-    },
-    "gemma3": {
-        "text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
-        | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": PAD},
-        "vision_config": {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-        | {"image_size": 16, "patch_size": 8},
-    },
-    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1},
-    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "modernbert": {"global_attn_every_n_layers": 1, "local_attention": 8, "attention_dropout": 0.0},
-    "t5": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
-}
 ROWS = [[7, 9, 11, 13, 15, 17, EOS], [8, 10, 12, EOS], [21, 22, 23, 24, 25, EOS]]
-
-
-def tiny(kind, **overrides):
-    """A classifier of 64 tokens, 32 wide, in evaluation mode; make_model sets a head_dim, which falcon refuses."""
-    if kind != "falcon":
-        return make_model(Ids(), kind, **{**NEEDED.get(kind, {}), **overrides}).eval()
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
-    return AutoModelForSequenceClassification.from_config(
-        AutoConfig.for_model(kind, vocab_size=64, num_labels=1, pad_token_id=PAD, **{**sizes, **overrides})
-    ).eval()
-
-
-class Ids:
-    """The special tokens of a tokenizer of 64 tokens, all that make_model asks of one."""
-
-    pad_token_id, eos_token_id, bos_token_id = PAD, EOS, 2
-
-    def __len__(self):
-        return 64
 
 
 def batch_of(rows, side="right", pad=PAD):
@@ -323,3 +287,204 @@ def test_the_read_out_of_a_batch_is_that_of_lists(pad):
 
     rows = [[4, 0, 5, 0], [0, 0, 0, 0], [1, 2, 3, 4], [0, 7, 0, 0]]
     assert read_out_positions(torch.tensor(rows), pad).tolist() == [read_out(row, pad) for row in rows]
+
+
+# The tree layout against the padded one
+
+
+def in_tree(kind, **overrides):
+    model = tiny(kind, **{**IN_TREE[kind], **overrides})
+    remove_dropout(model)
+    attach(model)
+    attention.enable(model)
+    return model
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the layers asked of the tree's attention, one dict a call."""
+    calls = []
+    attend = attention.attend
+    monkeypatch.setattr(attention, "attend", lambda *args, **kwargs: calls.append(kwargs) or attend(*args, **kwargs))
+    return calls
+
+
+def learned(model, batch):
+    """The rewards of a batch, and each parameter's gradient."""
+    model.zero_grad()
+    found = rewards(model, batch)
+    found.pow(2).sum().backward()
+    return found.detach(), {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+
+def assert_learned_alike(found, expected):
+    """Rewards within 1e-5 of their spread, each parameter's gradient within 1e-4 of its length."""
+    (found, found_gradients), (expected, gradients) = found, expected
+    spread = expected.max() - expected.min()
+    assert spread > 0.5, "rewards that hardly differ show nothing"
+    assert (found - expected).abs().max() <= 1e-5 * spread
+    assert found_gradients.keys() == gradients.keys()
+    longest = max(value.norm() for value in gradients.values())
+    # The bias of a key moves no softmax: its gradient is rounding alone.
+    rounding = 1e-6 * longest
+    assert sum(value.norm() > 1000 * rounding for value in gradients.values()) > len(gradients) / 2
+    for name, value in gradients.items():
+        assert (found_gradients[name] - value).norm() <= 1e-4 * value.norm() + rounding, name
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "non-reentrant", "reentrant"])
+@pytest.mark.parametrize("kind", IN_TREE)
+def test_tree_rewards_and_gradients_equal_the_padded_ones(asked, kind, checkpointing):
+    model = in_tree(kind).train()
+    if checkpointing != "none":
+        model.activation_checkpointing_enable({"use_reentrant": checkpointing == "reentrant"})
+        model.enable_input_require_grads()
+    padded, tree = Padded(PAD)(sharing()), TreeRow(PAD)(sharing())
+    assert tree["input_ids"].numel() < 0.5 * padded["input_ids"].numel()
+    assert min(padded["attention_mask"].sum(-1)) > WINDOW
+    expected = learned(model, padded)
+    assert not asked, "a padded batch is none of the tree's"
+    assert_learned_alike(learned(model, tree), expected)
+    assert len(asked) == 2 * (1 if checkpointing == "none" else 2)
+    windows = {call["sliding_window"] for call in asked if call.get("sliding_window") is not None}
+    assert windows == ({WINDOW} if "sliding_window" in IN_TREE[kind] else set())
+    assert any(call.get("softcap") for call in asked) == (kind == "gemma2")
+    assert any(call.get("s_aux") is not None for call in asked) == (kind == "gpt_oss")
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("kind", IN_TREE)
+def test_the_tree_rounds_in_bfloat16_no_more_than_the_padded_batch(kind, autocast):
+    # Every expert takes part, so that rounding sends no token to another one.
+    model = in_tree(kind, **({"num_experts_per_tok": 4} if "num_experts_per_tok" in NEEDED.get(kind, {}) else {}))
+    sequences = sharing(6, 4)
+    batches = [Padded(PAD)(sequences), TreeRow(PAD)(sequences)]
+    if not autocast:
+        # The reference has the same weights, rounded already.
+        model = model.to(torch.bfloat16).float()
+    with torch.no_grad():
+        exact = rewards(model, batches[0])
+        if not autocast:
+            model.to(torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            padded, tree = (((rewards(model, batch) - exact).square().mean()).sqrt() for batch in batches)
+    spread = exact.max() - exact.min()
+    assert 1e-4 * spread < padded < 0.05 * spread
+    assert tree <= 2 * padded + 1e-3 * spread
+
+
+def test_lora_learns_from_the_tree_as_from_the_padded_batch():
+    torch.manual_seed(0)
+    config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model = get_peft_model(tiny("qwen3"), config)
+    remove_dropout(model, adapter_too=True)
+    attach(model)
+    attention.enable(classifier_of(model))
+    expected = learned(model, Padded(PAD)(sharing()))
+    assert all("lora" in name or "score" in name for name in expected[1])
+    assert_learned_alike(learned(model, TreeRow(PAD)(sharing())), expected)
+
+
+@pytest.mark.parametrize("pad", [PAD, EOS, 9])
+def test_both_layouts_read_the_same_token_of_text_that_holds_the_pad_id(pad):
+    model = in_tree("qwen3")
+    model.config.pad_token_id = pad
+    start = [5, 6, 7, 8]
+    sequences = [
+        [*start, 10, EOS],
+        [*start, pad, 10, EOS],
+        [*start, pad, 10, EOS, pad, pad],
+        [*start, 10, pad],
+        [*start, 10, pad, pad],
+        [pad, *start],
+        [pad],
+        [pad, pad, pad],
+        [*start, pad, 10, EOS],
+    ]
+    with torch.no_grad():
+        padded, tree = rewards(model, Padded(pad)(sequences)), rewards(model, TreeRow(pad)(sequences))
+        lone = torch.cat([rewards(model, Padded(pad)([ids])) for ids in sequences])
+        lone_trees = torch.cat([rewards(model, TreeRow(pad)([ids])) for ids in sequences])
+    for found in (tree, lone, lone_trees):
+        torch.testing.assert_close(found, padded, atol=1e-5, rtol=1e-5)
+    # Where the padding is EOS, the reward of a sequence is read one token earlier than at its end.
+    ends = [max([i for i, token in enumerate(ids) if token != pad], default=0) for ids in sequences]
+    batch = TreeRow(pad)(sequences)
+    assert batch["position_ids"][0, batch["read_out"]].tolist() == ends
+    assert (abs(padded[3] - padded[0]) < 1e-5) == (pad == EOS)
+
+
+def test_without_a_pad_token_both_layouts_read_the_last_one():
+    model = in_tree("qwen3")
+    model.config.pad_token_id = None
+    sequences = [[5, 6, 7, 8, 0], [5, 6, 7, 8, 9, 0, 0], [5, 6, 7, 8, 9], [1, 0]]
+    with torch.no_grad():
+        lone = torch.cat([rewards(model, Padded(PAD)([ids])) for ids in sequences])
+        padded, tree = rewards(model, Padded(PAD)(sequences)), rewards(model, TreeRow(None)(sequences))
+    assert (lone[1] - lone[2]).abs() > 1e-3
+    torch.testing.assert_close(padded, lone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tree, lone, atol=1e-5, rtol=1e-5)
+
+
+def test_any_number_of_answers_to_any_prompts_is_one_call_in_the_order_given():
+    model = in_tree("qwen3")
+    prompts = [ids[:40] for ids in sharing(2, 1, seed=5, lengths=(30, 30))]
+    answers = [ids[-6:] for ids in sharing(4, 3, seed=6)]
+    asked_of = [0, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0]
+    sequences = [prompts[of] + answer for of, answer in zip(asked_of, answers, strict=True)]
+    computed = []
+    model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: computed.append(inputs[0].numel()))
+    with torch.no_grad():
+        found = rewards(model, TreeRow(PAD)(sequences))
+        assert computed == [12 + 2 * 28 + 12 * 6], "the system prompt, each prompt and each answer once"
+        lone = torch.cat([rewards(model, Padded(PAD)([ids])) for ids in sequences])
+    torch.testing.assert_close(found, lone, atol=1e-5, rtol=1e-5)
+    assert len(set(lone.tolist())) == 12
+
+
+@pytest.mark.parametrize("multiple", [1, 64, 256])
+def test_a_row_filled_up_to_a_multiple_has_the_same_rewards_and_gradients(multiple):
+    model = in_tree("mistral")
+    expected = learned(model, Padded(PAD)(sharing()))
+    batch = TreeRow(PAD, multiple)(sharing())
+    assert batch["input_ids"].shape[1] % multiple == 0
+    assert_learned_alike(learned(model, batch), expected)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "gpt_oss"])
+def test_the_experts_balance_is_the_same_in_both_layouts(kind):
+    model = in_tree(kind, output_router_logits=True)
+    # Fillers weigh nothing, repeats count again.
+    sequences, weights = [*sharing(), sharing()[0]], [1.0, 0.0] + [1.0] * 8
+    balances, learned_by = [], []
+    for layout in (Padded(PAD), TreeRow(PAD, 64)):
+        batch = layout(sequences, weights)
+        model.zero_grad()
+        router_logits = outputs(model, batch).router_logits
+        assert [tuple(layer.shape) for layer in router_logits] == [(batch["input_ids"].numel(), 4)] * 2
+        balance = losses.load_balancing(router_logits, 2, batch["token_weight"].reshape(-1))
+        balance.backward()
+        balances.append(balance.item())
+        learned_by.append([value.grad for name, value in model.named_parameters() if value.grad is not None])
+        unweighted = losses.load_balancing(router_logits, 2, torch.ones(batch["input_ids"].numel())).item()
+        assert unweighted != pytest.approx(balances[0], rel=1e-4), "the weights make no difference"
+    assert balances[0] == pytest.approx(balances[1], rel=1e-5)
+    longest = max(value.norm() for value in learned_by[0])
+    for padded, tree in zip(*learned_by, strict=True):
+        assert (tree - padded).norm() <= 1e-4 * padded.norm() + 1e-6 * longest
+
+
+def test_a_tree_for_a_model_whose_attention_does_not_take_it_is_an_error():
+    model = in_tree("llama")
+    attention.disable(model)
+    with pytest.raises(
+        ValueError, match="attention is not enabled for it; choose the layout with plaudit.probe.choose_l"
+    ):
+        rewards(model, TreeRow(PAD)(sharing()))
+
+
+def test_without_a_padding_id_the_mask_says_where_the_reward_is_read():
+    ids, mask = torch.tensor([[5, 6, 0], [5, 6, 7]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert read_out_positions(ids, None, mask).tolist() == [1, 2]
+    assert read_out_positions(ids, 0, mask.flip(0)).tolist() == [1, 2]
+    assert read_out_positions(ids, None).tolist() == [2, 2]

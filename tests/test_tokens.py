@@ -294,3 +294,26 @@ def test_the_fingerprint_changes_with_whatever_changes_ids():
         )
     }
     assert len(found) == 6
+
+
+@pytest.mark.parametrize("bos", [None, "<|bos|>"])
+def test_a_batch_gets_the_ids_that_each_text_gets_alone(bos):
+    tokenizer = make_tokenizer(bos=bos)
+    texts = ["The sky is blue.", "", "a<|end|>b <|padding|>", "Größe 😀\n\n", " the  cat "] * 3
+    alone = [tokenizer(text)["input_ids"] for text in texts]
+    # What an earlier call left behind must not cut or fill the batch.
+    tokenizer(texts, padding="max_length", truncation=True, max_length=3)
+    found = tokens.encode_texts(tokenizer, texts)
+    assert [ids[:-1] for ids in found] == alone
+    assert len({len(ids) for ids in found}) > 3
+
+
+def test_a_tokenizer_with_a_way_of_its_own_is_asked_for_every_text():
+    class Shouting(type(make_tokenizer())):
+        def _encode_plus(self, text, *args, **kwargs):
+            return super()._encode_plus([one.upper() for one in text], *args, **kwargs)
+
+    plain = make_tokenizer()
+    shouting = Shouting(tokenizer_object=plain.backend_tokenizer, eos_token=plain.eos_token)
+    texts = ["the sky", "a cat", "a dog"]
+    assert tokens.encode_texts(shouting, texts) == tokens.encode_texts(plain, [text.upper() for text in texts])

@@ -16,7 +16,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import seed_worker
 
 from plaudit.collate import COUNTS, ERROR, INDEX, TOTAL, WEIGHT
-from plaudit.prepare import MARKED, kept_rows, pair_lengths
+from plaudit.prepare import MARKED, SIDES, distinct_length, distinct_lengths, kept_rows, pair_lengths
 
 
 class Share(NamedTuple):
@@ -100,9 +100,7 @@ class PairRows(torch.utils.data.Dataset):
     def __init__(self, dataset: Dataset, order: Any, share: Share) -> None:
         self.dataset, self.order, self.share = dataset, order, share
         # One process takes every pair, however long.
-        self.lengths = (
-            pair_lengths(dataset).sum(axis=1) if share.num_processes > 1 else np.zeros(len(dataset), np.int64)
-        )
+        self.lengths = distinct_lengths(dataset) if share.num_processes > 1 else [0] * len(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -136,7 +134,7 @@ class DealtBatches(Sampler):
     def __iter__(self) -> Iterator[list[Dealt]]:
         share = self.pairs.share
         for chunk in _chunks(self.pairs.order, share.batch_size * share.num_processes, self.drop_last):
-            yield deal(chunk, share, self.pairs.lengths[chunk].tolist())
+            yield deal(chunk, share, [self.pairs.lengths[row] for row in chunk])
 
 
 class StreamedPairs(torch.utils.data.IterableDataset):
@@ -186,7 +184,8 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         # One row is read ahead, so that the last micro-batch also counts what was dropped after it.
         ahead = (row for row, _ in itertools.pairwise(itertools.chain(rows, [None])))
         for chunk in _chunks(ahead, self.share.batch_size * self.share.num_processes, self.drop_last):
-            lengths = [len(row["chosen_ids"]) + len(row["rejected_ids"]) for _, row in chunk]
+            several = self.share.num_processes > 1
+            lengths = [distinct_length(*(row[name] for name in SIDES)) if several else 0 for _, row in chunk]
             features = [_feature(one.row[1], one.row[0], one) for one in deal(chunk, self.share, lengths)]
             features[0][COUNTS] = {"worker": worker.id if worker else 0, **counts}
             yield features
@@ -205,6 +204,7 @@ def make_loader(
         "pin_memory": args.dataloader_pin_memory and device.type != "cpu",
         "in_order": args.dataloader_in_order,
     }
+    config = cast(Any, args.accelerator_config)
     if options["num_workers"]:
         options["persistent_workers"] = args.dataloader_persistent_workers and is_training
         options["multiprocessing_context"] = args.dataloader_multiprocessing_context
@@ -221,7 +221,8 @@ def make_loader(
         process_index=0,
         put_on_device=True,
         dispatch_batches=False,
-        non_blocking=cast(Any, args.accelerator_config).non_blocking,
+        # From pinned memory a copy need not wait, and every tensor of a batch would. On MPS the loader pins nothing.
+        non_blocking=config.non_blocking or (options["pin_memory"] and device.type == "cuda"),
     )
 
 

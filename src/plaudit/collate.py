@@ -10,6 +10,7 @@ from torch import Tensor
 from plaudit import compat, tree
 from plaudit.attention import Plan
 from plaudit.prepare import read_out
+from plaudit.tree import Chain, Tree
 
 # What the trainer knows of each pair beyond its tokens; written by batches.py, read by PairCollator.
 INDEX, WEIGHT, TOTAL, COUNTS, ERROR = "_index", "_weight", "_total", "_counts", "_error"
@@ -61,7 +62,7 @@ class TreeRow:
     def __call__(self, sequences: Sequence[Sequence[int]], weights: Sequence[float] | None = None) -> dict[str, Any]:
         read_at = [read_out(ids, self.pad_token_id) for ids in sequences]
         row = tree.layout(sequences, read_at, weights)
-        row = tree.padded(row, self.pad_to_multiple_of or 1, self.pad_token_id or 0)
+        row = fill_up(row, self.pad_to_multiple_of or 1, self.pad_token_id or 0)
         return {
             "input_ids": torch.from_numpy(row.tokens).unsqueeze(0),
             "position_ids": torch.from_numpy(row.positions).unsqueeze(0),
@@ -69,6 +70,23 @@ class TreeRow:
             "read_out": torch.from_numpy(row.read_out),
             "tree": Plan(row, self.use_varlen),
         }
+
+
+def fill_up(row: Tree, multiple: int, pad_token_id: int) -> Tree:
+    """Return the tree with its row filled up to a multiple of that many tokens, by a chain that no sequence reads."""
+    size = len(row.tokens)
+    extra = -size % multiple
+    if not extra:
+        return row
+    path = np.arange(size, size + extra)
+    return Tree(
+        tokens=np.concatenate([row.tokens, np.full(extra, pad_token_id)]),
+        positions=np.concatenate([row.positions, np.arange(extra)]),
+        subtree_end=np.concatenate([row.subtree_end, np.full(extra, size + extra)]),
+        read_out=row.read_out,
+        weight=np.concatenate([row.weight, np.zeros(extra, np.float32)]),
+        chains=[*row.chains, Chain(size, size + extra, path)],
+    )
 
 
 def token_pairs(examples: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], list[list[int]]]:

@@ -11,6 +11,7 @@ import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 import torch
@@ -158,6 +159,7 @@ class RewardConfig(TrainingArguments):
         _check_numbers(self)
         _check_own_fields(self)
         _check_inherited_fields(self)
+        self._leave_checkpointing_to_fsdp()
         self._use_todays_checkpointing_name()
         self._resolve_precision()
         super().__post_init__()
@@ -184,6 +186,20 @@ class RewardConfig(TrainingArguments):
             if isinstance(value, dict | list | AcceleratorConfig):
                 # Values may be classes or open handles, so only plain containers are copied in depth.
                 setattr(self, each.name, _copied(value))
+
+    def _leave_checkpointing_to_fsdp(self) -> None:
+        """Take our default back where FSDP does the same: transformers refuses both, and the user asked for one."""
+        config: Any = self.fsdp_config
+        if isinstance(config, str):
+            text = config if config.lstrip().startswith("{") else Path(config).read_text(encoding="utf-8")
+            config = json.loads(text)
+        names = ("activation_checkpointing", "fsdp_activation_checkpointing")
+        by_config = self.fsdp and any((config or {}).get(name) for name in names)
+        by_launcher = parse_flag_from_env("ACCELERATE_USE_FSDP") and parse_flag_from_env(
+            "FSDP_ACTIVATION_CHECKPOINTING"
+        )
+        if (by_config or by_launcher) and "gradient_checkpointing" not in self.given:
+            self.gradient_checkpointing = False
 
     def _use_todays_checkpointing_name(self) -> None:
         """Move the two fields that transformers renamed to their names of today, where it would warn instead."""

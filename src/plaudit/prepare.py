@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
@@ -17,8 +18,10 @@ from plaudit.converters import Converter
 from plaudit.formats import DROPPED
 from plaudit.records import ROW, Layout
 from plaudit.say import say
+from plaudit.tree import num_common
 
 CHECKED_STREAM_ROWS = 1_000
+SIDES = ("chosen_ids", "rejected_ids")
 IDENTICAL = "whose two sides are identical"
 # The attribute of a prepared stream that holds it with the dropped rows in place.
 MARKED = "_plaudit_marked"
@@ -267,10 +270,28 @@ class StreamCounts:
 def pair_lengths(dataset: Dataset) -> np.ndarray:
     """Return the token counts of both sides, shape (num_pairs, 2), read column by column in flat memory."""
     parts = [
-        np.stack([pc.list_value_length(table[name]).to_numpy() for name in ("chosen_ids", "rejected_ids")], axis=1)
-        for table in _arrow(dataset, ["chosen_ids", "rejected_ids"])
+        np.stack([pc.list_value_length(table[name]).to_numpy() for name in SIDES], axis=1)
+        for table in _arrow(dataset, list(SIDES))
     ]
     return np.concatenate(parts) if parts else np.zeros((0, 2), np.int64)
+
+
+def distinct_lengths(dataset: Dataset) -> list[int]:
+    """Return how many tokens each pair has, those that both sides begin with counted once."""
+    lengths = []
+    for table in _arrow(dataset, list(SIDES)):
+        sides = [_sequences(table[name]) for name in SIDES]
+        lengths += [distinct_length(chosen, rejected) for chosen, rejected in zip(*sides, strict=True)]
+    return lengths
+
+
+def distinct_length(chosen: Sequence[int], rejected: Sequence[int]) -> int:
+    """Return how many tokens a pair has, those that both sides begin with counted once."""
+    return len(chosen) + len(rejected) - num_common(np.asarray(chosen), np.asarray(rejected))
+
+
+def _sequences(column: pa.ChunkedArray) -> list[np.ndarray]:
+    return np.split(pc.list_flatten(column).to_numpy(), pc.list_value_length(column).to_numpy().cumsum()[:-1])
 
 
 def _features(layout: Layout) -> Features:

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
+from plaudit import attention
+
 HEAD_NAMES = ("score", "classifier", "classification_head")
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "read_out", "tree")
 # Decoders that bring a forward of their own which reads, like the generic one, the last token that is not padding;
@@ -106,15 +108,20 @@ def read(output: Any) -> Tensor:
     return logits.reshape(-1).float()
 
 
-def read_out_positions(input_ids: Tensor, pad_token_id: int | None) -> Tensor:
+def read_out_positions(input_ids: Tensor, pad_token_id: int | None, attention_mask: Tensor | None = None) -> Tensor:
     """Return each row's last position whose id is not padding, shape (N,); where all is padding, 0.
 
-    By ids, as transformers does, and not by the mask: where padding is also EOS the two differ by one token.
+    By ids, as transformers does, and not by the mask: where padding is also EOS the two differ by one token. By the mask
+    for a model that knows no padding id.
     """
-    if pad_token_id is None:
-        return torch.full((input_ids.shape[0],), input_ids.shape[1] - 1, device=input_ids.device)
+    if pad_token_id is not None:
+        is_real = input_ids != pad_token_id
+    elif attention_mask is not None and attention_mask.dim() == 2:
+        is_real = attention_mask.bool()
+    else:
+        is_real = torch.ones_like(input_ids, dtype=torch.bool)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    return (positions * (input_ids != pad_token_id)).argmax(dim=-1)
+    return (positions * is_real).argmax(dim=-1)
 
 
 def _decoder_forward(
@@ -122,20 +129,28 @@ def _decoder_forward(
     input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     read_out: Tensor | None = None,
+    past_key_values: Any = None,
     **kwargs: Any,
 ) -> Any:
+    # PEFT's prefix tuning looks for past_key_values among the names.
+    kwargs["past_key_values"] = past_key_values
     if input_ids is None or kwargs.get("labels") is not None:
         return type(self).forward(self, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
     kwargs = {name: value for name, value in kwargs.items() if value is not None and name != "labels"}
     as_tuple = kwargs.pop("return_dict", True) is False
     kwargs.setdefault("use_cache", False)
     if "tree" in kwargs:
+        if not attention.is_enabled(self):
+            raise ValueError(
+                "the batch is a tree, but the model's attention is not enabled for it; choose the layout with "
+                "plaudit.probe.choose_layout"
+            )
         # A mask of four dimensions is handed on as it is; the tree's attention needs none.
         attention_mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=input_ids.device)
     base = getattr(self, self.base_model_prefix)(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
     if read_out is None:
         rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-        last = read_out_positions(input_ids, self.config.get_text_config().pad_token_id)
+        last = read_out_positions(input_ids, self.config.get_text_config().pad_token_id, attention_mask)
         states = base.last_hidden_state[rows, last]
     else:
         states = base.last_hidden_state[0, read_out]

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
-from plaudit import adapters, attention, compat, formats, losses, setup
+from plaudit import adapters, compat, formats, losses, setup, sharding
 from plaudit import model as models
 from plaudit.batches import PairRows, Share, StreamedPairs, by_length, make_loader, train_order
 from plaudit.card import model_card
@@ -24,17 +23,15 @@ from plaudit.config import RewardConfig
 from plaudit.facts import card_facts
 from plaudit.metrics import RunningMetrics, mean_loss, pair_metrics, require_finite
 from plaudit.prepare import Rules, StreamCounts, prepare
-from plaudit.probe import choose_layout
+from plaudit.probe import layout_of_run
 from plaudit.rewards import classifier_of, outputs, read, reads_last_token, rewards
 from plaudit.say import say
 from plaudit.scored import PADDING, ScoredPairs
 
 # Where a checkpoint's trainer_state.json keeps the interval that was open when it was written.
 STATE = "plaudit"
-# Methods whose replacement in a subclass may look into the batches, as the padded ones have always been.
+# Methods that are handed a batch: a subclass that replaces one may expect it padded.
 READ_BATCHES = ("compute_loss", "prediction_step", "training_step")
-# Rows of as many different lengths as this allows are compiled for.
-COMPILED_MULTIPLE = 128
 
 
 class RewardTrainer(Trainer):
@@ -102,7 +99,7 @@ class RewardTrainer(Trainer):
         self._prepare_all(model, train_dataset, eval_dataset)
         self._running = RunningMetrics()
         self._kept_loss: dict | None = None
-        self._chosen: Padded | TreeRow | None = None
+        self._batch_layout: Padded | TreeRow | None = None
         self._made: nn.Module | None = model if model_init is not None else None
         super().__init__(
             model=model if model_init is None else None,
@@ -123,12 +120,17 @@ class RewardTrainer(Trainer):
         if self.args.activation_offloading and self.accelerator.device.type == "cpu":
             say("activation_offloading has no effect on a CPU: the activations are in host memory already", once=True)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Overridden because rewards are to be float32 under FSDP too."""
+        super().create_accelerator_and_postprocess()
+        sharding.keep_rewards_wide(self.accelerator)
+
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Overridden because Trainer calls this for every run and trial, and every model it makes has to be adapted."""
         if self._made is not None:
             made, self._made = self._made, None
             return made
-        self._chosen = None
+        self._batch_layout = None
         return self._adapt(setup.model_of(super().call_model_init(trial), self.args))
 
     def _adapt(self, model: nn.Module) -> nn.Module:
@@ -205,36 +207,17 @@ class RewardTrainer(Trainer):
         """Return what makes batches of pairs: the layout that suits the model, found out once, or a collator of the user's."""
         if not self._own_collator:
             return self.data_collator
-        if self._chosen is None:
-            chosen = [self._choose_layout(dataset) if self.args.process_index == 0 else None]
-            # All processes take what the first has found; elsewhere the weights may not be loaded yet.
-            self._chosen, reason = cast(Any, broadcast_object_list(chosen)[0])
-            if isinstance(self._chosen, TreeRow):
-                attention.enable(cast(PreTrainedModel, classifier_of(self.model)))
+        if self._batch_layout is None:
+            replaced = [name for name in READ_BATCHES if getattr(type(self), name) is not getattr(RewardTrainer, name)]
+            if replaced and self.args.packing == "auto":
+                self._batch_layout = Padded(self._pad_token_id, self.args.pad_to_multiple_of)
+                reason: str | None = f"{type(self).__name__} replaces {', '.join(replaced)}, which may read them"
+            else:
+                found = layout_of_run(self.model, dataset, self.args, self.accelerator, self._pad_token_id)
+                self._batch_layout, reason = found
             if reason is not None:
                 say(f"packing: the batches are padded, because {reason}", once=True)
-        return self._chosen
-
-    def _choose_layout(self, dataset: Any) -> tuple[Padded | TreeRow, str | None]:
-        multiple = self.args.pad_to_multiple_of
-        padded = Padded(self._pad_token_id, multiple)
-        # setup has said so of the noise.
-        if self.args.packing == "off" or self.args.neftune_noise_alpha is not None:
-            return padded, None
-        replaced = [name for name in READ_BATCHES if getattr(type(self), name) is not getattr(RewardTrainer, name)]
-        if replaced:
-            return padded, f"{type(self).__name__} replaces {', '.join(replaced)}, which may read them"
-        rows = dataset[:2] if isinstance(dataset, Dataset) else Dataset.from_list(list(dataset.take(2)))[:2]
-        return choose_layout(
-            self.model,
-            [*rows["chosen_ids"], *rows["rejected_ids"]],
-            self._pad_token_id,
-            pad_to_multiple_of=multiple or (COMPILED_MULTIPLE if self.args.torch_compile else None),
-            longest=self.args.max_length,
-            device=self.accelerator.device,
-            autocast={"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.accelerator.mixed_precision),
-            keeps_dropout=not self.args.disable_dropout,
-        )
+        return self._batch_layout
 
     def _user_columns(self) -> dict[str, str]:
         """Return the token columns' names in the user's own data set, which a collator of the user's expects."""
@@ -260,6 +243,7 @@ class RewardTrainer(Trainer):
         # In a hyperparameter search there is no model yet: every trial makes its own.
         if self.model is not None:
             setup.require_trainable(self.model)
+            sharding.reshard(self.model)
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._dropped.say()
         return output
@@ -311,6 +295,12 @@ class RewardTrainer(Trainer):
         if not batch_samples or "num_pairs" not in batch_samples[0]:
             return None
         return sum(batch["num_pairs"] for batch in batch_samples)
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """Overridden because a tree's row does not show how many tokens its sequences have."""
+        if "num_tokens" in inputs:
+            inputs = {**inputs, "attention_mask": torch.tensor(inputs["num_tokens"])}
+        super()._track_num_input_tokens(inputs)
 
     def compute_loss(
         self,
@@ -537,12 +527,12 @@ class RewardTrainer(Trainer):
         """Return the model in evaluation mode, prepared and cast as Trainer's own loop does before its first batch."""
         model = self._wrap_model(self.model, training=False)
         if not self.accelerator._models and model is self.model:
-            whole = self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.args.torch_compile)
-            model = (
-                self.accelerator.prepare(model)
-                if whole
-                else self.accelerator.prepare_model(model, evaluation_mode=True)
-            )
+            if self.accelerator.is_fsdp2:
+                model = sharding.shard_to_evaluate(self.accelerator, model)
+            elif self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.args.torch_compile):
+                model = self.accelerator.prepare(model)
+            else:
+                model = self.accelerator.prepare_model(model, evaluation_mode=True)
             if self.is_fsdp_enabled:
                 self.model = model
             if model is not self.model:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Fewer tokens in common than this are computed twice: a branch splits an attention call, which costs about as much as
-# two to eight tokens of a 30 M model on a CPU (benchmarks/branch.py).
+# Fewer tokens in common than this are stored again: a branch splits attention calls, which on a CPU costs about as much
+# as three tokens, of a model of half a million weights as of thirty million (benchmarks/branch.py).
 MIN_SHARED = 4
 
 
@@ -85,28 +85,16 @@ def layout(
     )
 
 
-def padded(tree: Tree, multiple: int, pad_token_id: int) -> Tree:
-    """Return the tree with its row filled up to a multiple of that many tokens, by a chain that no sequence reads."""
-    size = len(tree.tokens)
-    extra = -size % multiple
-    if not extra:
-        return tree
-    rows = np.arange(size, size + extra)
-    return Tree(
-        tokens=np.concatenate([tree.tokens, np.full(extra, pad_token_id)]),
-        positions=np.concatenate([tree.positions, np.arange(extra)]),
-        subtree_end=np.concatenate([tree.subtree_end, np.full(extra, size + extra)]),
-        read_out=tree.read_out,
-        weight=np.concatenate([tree.weight, np.zeros(extra, np.float32)]),
-        chains=[*tree.chains, Chain(size, size + extra, rows)],
-    )
+def num_common(first: np.ndarray, second: np.ndarray) -> int:
+    """Return how many tokens two sequences begin with alike."""
+    shorter = min(len(first), len(second))
+    differs = first[:shorter] != second[:shorter]
+    return int(differs.argmax()) if differs.any() else shorter
 
 
 def _parting(previous: np.ndarray, ids: np.ndarray, branches: list[int], min_shared: int) -> int:
     """Return how many tokens of the current path, which spells `previous`, a sequence takes over."""
-    shorter = min(len(previous), len(ids))
-    differs = np.flatnonzero(previous[:shorter] != ids[:shorter])
-    common = int(differs[0]) if len(differs) else shorter
+    common = num_common(previous, ids)
     if common == len(ids) or common == len(previous):
         return common  # No new branch: one is the beginning of the other.
     last = max(branch for branch in branches if branch <= common)
