@@ -47,16 +47,19 @@ def log_of(library: str, model: str, **options) -> list[dict]:
 
 def main(model: str) -> None:
     for name, options in RUNS.items():
-        ours, theirs = (log_of(library, model, **options) for library in ("plaudit", "trl"))
-        assert len(ours) == len(theirs) > 0
+        theirs = log_of("trl", model, **options)
         # Where micro-batches add up, the reference's extremes are means over micro-batches, ours of the whole step.
         skipped = ("min_reward", "max_reward") if "gradient_accumulation_steps" in options else ()
-        worst = {
-            figure: max(abs(one[figure] - other[figure]) for one, other in zip(ours, theirs, strict=True))
-            for figure in FIGURES
-            if figure not in skipped
-        }
-        print(f"{name}, {len(ours)} steps: " + ", ".join(f"{figure} {value:.1e}" for figure, value in worst.items()))
+        for packing in ("off", "auto"):
+            ours = log_of("plaudit", model, packing=packing, **options)
+            assert len(ours) == len(theirs) > 0
+            worst = {
+                figure: max(abs(one[figure] - other[figure]) for one, other in zip(ours, theirs, strict=True))
+                for figure in FIGURES
+                if figure not in skipped
+            }
+            differences = ", ".join(f"{figure} {value:.1e}" for figure, value in worst.items())
+            print(f"{name}, packing {packing}, {len(ours)} steps: {differences}")
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ for precision in float32 bfloat16; do
     compare "$data-sorted-$precision" --data "$data" --precision "$precision" --sorted --activation-checkpointing off
   done
   compare "hh_harmless-evaluation-$precision" --data hh_harmless --precision "$precision" --work evaluate
-  compare "equal-defaults-$precision" --data generated --prompt-words 0 --answer-words 200 --precision "$precision"
+  compare "equal-defaults-$precision" --data generated --prompt-words 0 --answer-words 200 --precision "$precision" --steps 4
   compare "equal-sorted-$precision" --data generated --prompt-words 0 --answer-words 200 --precision "$precision" \
     --sorted --activation-checkpointing off
 done
 compare hh_harmless-memory-float32 --data hh_harmless --activation-checkpointing off --repeats 1
-for prompt in 60 120 180 240 270; do
+for prompt in 60 150 240 270; do
   compare "share-$prompt" --data generated --prompt-words "$prompt" --answer-words $((300 - prompt)) \
-    --activation-checkpointing off --steps 4 --repeats 2
+    --activation-checkpointing off --steps 3 --repeats 2
 done
 "$PYTHON" benchmarks/plot.py runs/speed/{hh,dpo}*-{defaults,sorted,evaluation}-*.json runs/speed/share-*.json
 "$PYTHON" benchmarks/preparation.py --data hh_harmless
