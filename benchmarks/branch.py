@@ -7,8 +7,7 @@ import time
 from functools import partial
 
 import torch
-from speed import SHAPES
-from transformers import Qwen3Config, Qwen3ForSequenceClassification
+from speed import SHAPES, make_model
 
 from plaudit import collate
 from plaudit.probe import choose_layout
@@ -34,9 +33,7 @@ def main() -> None:
     parser.add_argument("--own", type=int, default=80, help="tokens of each sequence after the common ones")
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
-    torch.manual_seed(0)
-    shape = {"tiny": TINY, **SHAPES}[options.shape]
-    model = Qwen3ForSequenceClassification(Qwen3Config(**shape, pad_token_id=0, num_labels=1))
+    model = make_model({"tiny": TINY, **SHAPES}[options.shape], 0)
     drawn = random.Random(0)
     ids = lambda count: [drawn.randrange(1, 16_000) for _ in range(count)]  # noqa: E731
     layout, reason = choose_layout(model, [ids(20) for _ in range(3)], 0)

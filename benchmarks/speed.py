@@ -97,6 +97,16 @@ def make_tokenizer(rows: list[dict], folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def make_model(shape: dict, pad_token_id: int):
+    """Return a Qwen3 classifier of the shape, its weights random and always the same."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForSequenceClassification
+
+    torch.manual_seed(0)
+    config = Qwen3Config(**shape, max_position_embeddings=4096, pad_token_id=pad_token_id, num_labels=1)
+    return Qwen3ForSequenceClassification(config)
+
+
 # One turn
 
 
@@ -104,19 +114,13 @@ def turn(options: argparse.Namespace) -> dict:
     """Train or evaluate once with one library; return times, losses, tokens and memory as plain data."""
     import torch
     from datasets import Dataset
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification, TrainerCallback
+    from transformers import AutoTokenizer, TrainerCallback
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
     library = importlib.import_module(options.library)
     tokenizer = AutoTokenizer.from_pretrained(options.folder)
     rows = json.loads((Path(options.folder) / "rows.json").read_text(encoding="utf-8"))
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        **SHAPES[options.shape], max_position_embeddings=4096, pad_token_id=tokenizer.pad_token_id, num_labels=1
-    )
     dtype = {"float32": torch.float32, "bfloat16": torch.float32, "pure-bfloat16": torch.bfloat16}[options.precision]
-    model = Qwen3ForSequenceClassification(config).to(dtype)
+    model = make_model(SHAPES[options.shape], tokenizer.pad_token_id).to(dtype)
     meter = Meter(model, options.device, options.precision, options.work == "train")
 
     class Timed(TrainerCallback):
@@ -350,7 +354,6 @@ def main() -> None:
         "--steps", type=int, default=6, help="a turn's optimizer steps, of which the first is not timed"
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--libraries", default="plaudit,trl")
     parser.add_argument("--save", help="write the turns' figures to this JSON file")
     parser.add_argument("--library", help=argparse.SUPPRESS)

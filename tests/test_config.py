@@ -527,3 +527,23 @@ def test_checkpointing_by_fsdp_takes_the_place_of_our_default(tmp_path):
     assert RewardConfig(
         output_dir=str(tmp_path), fsdp="full_shard", fsdp_config={"version": 2}
     ).activation_checkpointing
+
+
+@pytest.mark.parametrize("form", ["file", "text", "launcher"])
+def test_checkpointing_by_fsdp_is_seen_in_every_form_it_is_asked_for(tmp_path, monkeypatch, form):
+    text = json.dumps({"version": 2, "fsdp_activation_checkpointing": True})
+    (tmp_path / "fsdp.json").write_text(text)
+    fsdp = {
+        "file": {"fsdp": "full_shard", "fsdp_config": str(tmp_path / "fsdp.json")},
+        "text": {"fsdp": "full_shard", "fsdp_config": text},
+        "launcher": {},
+    }[form]
+    if form == "launcher":
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+        monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
+    assert not RewardConfig(output_dir=str(tmp_path), **fsdp).activation_checkpointing
+
+
+def test_an_fsdp_config_without_fsdp_changes_nothing(tmp_path):
+    config = {"version": 2, "activation_checkpointing": True}
+    assert RewardConfig(output_dir=str(tmp_path), fsdp_config=config).activation_checkpointing

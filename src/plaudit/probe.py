@@ -16,7 +16,7 @@ from plaudit import attention
 from plaudit.collate import Padded, TreeRow
 from plaudit.config import RewardConfig
 from plaudit.rewards import attach, classifier_of, reads_last_token, rewards
-from plaudit.tree import layout
+from plaudit.tree import layout as tree_layout
 
 # How far the states that the head reads may differ, relative to their length: rounding, and no more. In bfloat16 a small
 # fault could pass, so where the weights are float32 they are tried in float32 too.
@@ -170,7 +170,7 @@ def _kernel_agrees(model: nn.Module, sequences: list[list[int]], dtype: torch.dt
     keys = getattr(config, "num_key_value_heads", None) or queries
     channels = getattr(config, "head_dim", None) or config.hidden_size // queries
     channels = getattr(config, "qk_head_dim", None) or channels
-    tree = layout(sequences)
+    tree = tree_layout(sequences)
     drawn = torch.Generator().manual_seed(0)
     heads = [torch.randn(1, number, len(tree.tokens), channels, generator=drawn) for number in (queries, keys, keys)]
     found = []

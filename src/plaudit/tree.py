@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Fewer tokens in common than this are stored again: a branch splits attention calls, which on a CPU costs about as much
-# as three tokens, of a model of half a million weights as of thirty million (benchmarks/branch.py).
+# Fewer tokens in common than this are stored again: a branch splits attention calls, which on a CPU costs as much as about
+# three tokens of a model of 0.4 million weights, and less in larger ones (benchmarks/branch.py).
 MIN_SHARED = 4
 
 
