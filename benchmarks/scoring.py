@@ -1,7 +1,8 @@
-"""Score several answers to one prompt with plaudit and with the plain transformers pipeline, by turns."""
+"""Score answers to shared prompts, and single conversations of mixed lengths, with plaudit and with transformers' pipeline, by turns."""
 
 import argparse
 import copy
+import random
 import statistics
 import tempfile
 import time
@@ -11,26 +12,67 @@ import torch
 from speed import SHAPES, generated, make_model, make_tokenizer
 from transformers import AutoTokenizer, pipeline
 
-from plaudit.probe import choose_layout
-from plaudit.rewards import rewards
-from plaudit.tokens import encode_texts
+from plaudit import RewardModel
+
+
+def answers(num_prompts: int, num_answers: int, prompt_words: int, answer_words: int) -> list[list[dict]]:
+    """Return conversations, so many answers to each of so many prompts; a word is a token, or nearly."""
+    prompts = generated(prompt_words, answer_words, count=num_prompts)
+    replies = generated(0, answer_words, count=num_prompts * num_answers)
+    return [
+        [
+            {"role": "user", "content": prompts[i // num_answers]["prompt"]},
+            {"role": "assistant", "content": reply["chosen"]},
+        ]
+        for i, reply in enumerate(replies)
+    ]
+
+
+def mixed(count: int) -> list[list[dict]]:
+    """Return single conversations of 10 to 1,000 words, half of them below 90, as chat logs have them."""
+    drawn = random.Random(0)
+    lengths = [min(1000, max(10, int(drawn.lognormvariate(4.5, 1.0)))) for _ in range(count)]
+    return [
+        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]
+        for length in lengths
+        for row in generated_of(length, drawn)
+    ]
+
+
+def generated_of(length: int, drawn: random.Random) -> list[dict]:
+    """Return one pair of a prompt and an answer that have so many words together."""
+    words = ["".join(drawn.choices("abcdefghijklmnopqrstuvwxyz", k=3)) for _ in range(length)]
+    return [{"prompt": " ".join(words[: length // 2]), "chosen": " ".join(words[length // 2 :])}]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--answers", type=int, default=16)
     parser.add_argument("--prompt-words", type=int, default=500, help="a token each, or nearly")
     parser.add_argument("--answer-words", type=int, default=60)
+    parser.add_argument("--mixed", type=int, default=96, help="single conversations")
+    parser.add_argument("--pipeline-batches", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-30m")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    rows = generated(options.prompt_words, options.answer_words, count=options.answers)
+    works = {
+        f"{options.prompts} x {options.answers} answers": answers(
+            options.prompts, options.answers, options.prompt_words, options.answer_words
+        ),
+        f"{options.mixed} single conversations": mixed(options.mixed),
+    }
+    for name, conversations in works.items():
+        compare(name, conversations, options)
+
+
+def compare(name: str, conversations: list[list[dict]], options: argparse.Namespace) -> None:
+    """Time both on the same model and conversations, check that the rewards are the same, and print the ratios."""
     with tempfile.TemporaryDirectory() as folder:
-        make_tokenizer(rows, Path(folder))
+        make_tokenizer([{"text": turn["content"] for turn in each} for each in conversations], Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder)
     model = make_model(SHAPES[options.shape], tokenizer.pad_token_id).eval().to(options.device)
-    texts = [rows[0]["prompt"] + row["chosen"] for row in rows]
     # A model of its own, as transformers makes it.
     plain = pipeline(
         "text-classification",
@@ -39,45 +81,29 @@ def main() -> None:
         function_to_apply="none",
         device=options.device,
     )
-    with_eos = [text + tokenizer.eos_token for text in texts]
+    reward_model = RewardModel(model, tokenizer)
 
     def by_pipeline(batch_size: int) -> torch.Tensor:
-        return torch.tensor([result["score"] for result in plain(with_eos, batch_size=batch_size)])
+        texts = [tokenizer.apply_chat_template(each, tokenize=False) for each in conversations]
+        return torch.tensor([one["score"] for one in plain(texts, batch_size=batch_size, add_special_tokens=False)])
 
-    layout = None
-
-    @torch.no_grad()
-    def by_plaudit() -> torch.Tensor:
-        nonlocal layout
-        sequences = encode_texts(tokenizer, texts)
-        if layout is None:
-            layout, reason = choose_layout(model, sequences[:4], tokenizer.pad_token_id)
-            assert reason is None, reason
-        batch = {name: value.to(options.device) for name, value in layout(sequences).items()}
-        return rewards(model, batch).cpu()
-
+    ways = {"plaudit": lambda: torch.from_numpy(reward_model.score(conversations))}
+    ways |= {f"pipeline, batch_size={size}": lambda size=size: by_pipeline(size) for size in options.pipeline_batches}
     wanted = by_pipeline(1)
-    ways = {
-        "plaudit": by_plaudit,
-        "pipeline, one by one": lambda: by_pipeline(1),
-        "pipeline, one batch": lambda: by_pipeline(options.answers),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     for way in ways.values():
         torch.testing.assert_close(way(), wanted, atol=1e-5, rtol=0)
     for _ in range(options.repeats):
-        for name, way in ways.items():
+        for way, score in ways.items():
             start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    lengths = [len(ids) for ids in encode_texts(tokenizer, texts)]
-    print(
-        f"{options.answers} answers, {sum(lengths):,} tokens padded, {layout(encode_texts(tokenizer, texts))['input_ids'].numel():,} in the tree"
-    )
-    for name, times in seconds.items():
+            score()
+            seconds[way].append(time.perf_counter() - start)
+    lengths = [len(tokenizer.apply_chat_template(each)["input_ids"]) for each in conversations]
+    print(f"{name}: {sum(lengths):,} tokens, {min(lengths)} to {max(lengths)} a conversation")
+    for way, times in seconds.items():
         ratios = [other / ours for ours, other in zip(seconds["plaudit"], times, strict=True)]
         print(
-            f"{name:22} {options.answers / statistics.median(times):7.1f} answers/s; plaudit is "
+            f"  {way:24} {len(conversations) / statistics.median(times):7.1f} rows/s; plaudit is "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) x as fast"
         )
 

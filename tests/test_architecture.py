@@ -13,8 +13,8 @@ SOURCE = Path(plaudit.__file__).parent
 # Reading order: a file imports only from files above it.
 ORDER = """
 say compat config converters records formats loading options tree losses metrics attention card tokens
-prepare collate batches rewards probe adapters model
-scored sharding setup facts trainer run demo cli __main__ __init__
+prepare collate batches rewards probe adapters model proof diagnosis scorable rendering inference scoring
+scored sharding setup facts trainer run blocks job bulk merging demo cli __main__ __init__
 """.split()
 
 

@@ -69,7 +69,7 @@ def run(capsys, *arguments):
 def test_help_lists_the_verbs(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    assert all(f"  {verb}" in out for verb in ("train", "demo"))
+    assert all(f"  {verb}" in out for verb in ("train", "score", "verify", "merge", "demo"))
 
 
 def test_version_is_the_packages(capsys):
@@ -79,14 +79,17 @@ def test_version_is_the_packages(capsys):
 def test_an_unknown_verb_names_the_nearest(capsys):
     code, _, err = run(capsys, "trian", "--config", "x.yaml")
     assert code == 2
-    assert "unknown verb 'trian'; did you mean 'train'?; known: train, demo" in err
+    assert "unknown verb 'trian'; did you mean 'train'?; known: train, score, verify, merge, demo" in err
 
 
 @pytest.mark.parametrize(("flag", "nearest"), [("--versoin", "--version"), ("--train", "train")])
 def test_an_unknown_flag_before_the_verb_names_the_nearest(capsys, flag, nearest):
     code, _, err = run(capsys, flag)
     assert code == 2
-    assert f"unknown flag '{flag}'; did you mean '{nearest}'?; known: train, demo, --help, --version" in err
+    assert (
+        f"unknown flag '{flag}'; did you mean '{nearest}'?; known: train, score, verify, merge, demo, --help, --version"
+        in err
+    )
 
 
 def test_no_verb_is_a_usage_error(capsys):

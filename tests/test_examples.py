@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-ON_A_MODEL = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem not in ("tiny_model", "continue_adapter"))
+NEED_TRAINING = ("tiny_model", "continue_adapter", "scoring")
+ON_A_MODEL = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem not in NEED_TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +37,12 @@ def tiny(run, folder):
 
 def test_there_is_an_example_of_everything_that_the_documents_show():
     shown = (
-        "quick_start precision lora tool_calling arena margin_and_centering several_eval_sets best_checkpoint streaming "
-        "several_answers"
+        "quick_start precision lora tool_calling arena margin_and_centering several_eval_sets best_checkpoint streaming"
     )
     assert sorted(shown.split()) == ON_A_MODEL
 
 
-@pytest.mark.parametrize("name", [name for name in ON_A_MODEL if name != "several_answers"])
+@pytest.mark.parametrize("name", ON_A_MODEL)
 def test_an_example_runs_on_a_tiny_model(name, tiny, run):
     assert "train_loss" in run(name, tiny)
 
@@ -53,8 +53,11 @@ def test_an_adapter_is_continued_from_its_directory(tiny, run, folder):
     assert (folder / "runs" / "continued" / "adapter_model.safetensors").exists()
 
 
-def test_several_answers_are_scored_with_their_prompt_computed_once(tiny, run):
-    first, *scored = run("several_answers", tiny).splitlines()
-    given, computed = map(int, re.findall(r"\d+", first))
-    assert computed < given / 2
-    assert len([float(line.split()[0]) for line in scored]) == 4
+def test_a_trained_adapter_is_verified_and_scored_with(tiny, run, folder):
+    run("lora", tiny, str(folder / "scored-adapter"))
+    printed = run("scoring", str(folder / "scored-adapter"))
+    assert "verified: the rewards are the recorded ones" in printed
+    rewards = [float(number) for number in re.findall(r"^([-+]\d+\.\d+) ", printed, flags=re.MULTILINE)]
+    assert len(rewards) == 4
+    assert rewards == sorted(rewards, reverse=True)
+    assert "first preferred to second: 0." in printed

@@ -1,5 +1,8 @@
 """Several processes: the same numbers as one, and as lone rewards computed by hand."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from datasets import Dataset
 from processes import DDP_RUNS, FSDP_RUNS, config, everything, launch, training, uneven_pairs
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from plaudit import RewardTrainer
+from plaudit import RewardModel, RewardTrainer
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +175,16 @@ def test_a_model_trained_on_trees_under_fsdp_is_saved_whole(together):
     result = together[0]["layouts"]["FSDP tree"]
     assert result["types"] == [["DTensor"]] * 6
     np.testing.assert_allclose(lone_rewards(result["saved"], uneven_pairs(20)), result["predictions"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*DDP_RUNS, *(f"FSDP {name}" for name in FSDP_RUNS), "FSDP tree in bf16"])
+def test_a_checkpoint_saved_by_several_processes_proves_itself(together, name):
+    result = RewardModel.from_pretrained(together[0]["layouts"][name]["saved"]).verify()
+    assert result.passed, str(result)
+    assert result.num_golden >= 8
+    recorded = json.loads((Path(together[0]["layouts"][name]["saved"]) / "reward_model.json").read_text())["model"]
+    assert recorded["dtype"] == "float32"
+    assert recorded["computed_in"] == ("bfloat16" if name == "FSDP tree in bf16" else "float32")
 
 
 def test_processes_hold_about_equal_tokens_of_the_pairs_that_one_process_takes(alone, together):

@@ -32,12 +32,13 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_first_code_is_short_and_prints_what_is_shown(checkout, capfd):
-    (code,) = blocks(README, "python")
-    assert len(code.strip().splitlines()) < 15
-    exec(compile(code, "README.md", "exec"), {})  # our own page
+def test_the_code_is_short_and_prints_what_is_shown(checkout, capfd):
+    train, score = blocks(README, "python")
+    for code in (train, score):
+        assert len([line for line in code.splitlines() if line.strip()]) < 15
+        exec(compile(code, "README.md", "exec"), {})  # our own page
     printed = capfd.readouterr().out
-    shown = blocks(README, "text")[0]
+    shown = "".join(blocks(README, "text")[:2])
     for line in shown.strip().splitlines():
         # The numbers depend on the processor's arithmetic, their places do not.
         pattern = re.sub(r"-?\d+\\\.\d+", r"-?\\d+\\.\\d+", re.escape(line))
@@ -47,9 +48,13 @@ def test_the_first_code_is_short_and_prints_what_is_shown(checkout, capfd):
 def test_the_command_line_on_the_page_is_accepted(checkout, capfd):
     from plaudit.cli import main
 
-    (command,) = re.findall(r"^plaudit (train .*)$", README, flags=re.MULTILINE)
-    assert main([*command.split(), "--max_steps", "1"]) == 0
+    train, score, verify = re.findall(r"^plaudit ((?:train|score|verify) .*)$", README, flags=re.MULTILINE)
+    assert main([*train.split(), "--max_steps", "1"]) == 0
     assert "saved to runs/cli" in capfd.readouterr().out
+    assert main(score.split()) == 0
+    assert len((checkout / "runs/scored.jsonl").read_text().splitlines()) == 60
+    assert main(verify.split()) == 0
+    assert "verified: the rewards are the recorded ones" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""plaudit: train reward models on preference pairs. The public names, loaded on first use."""
+"""plaudit: train, verify and score with reward models. The public names, loaded on first use."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from plaudit import formats
     from plaudit.collate import DataCollatorForPreference, RewardDataCollatorWithPadding
     from plaudit.config import RewardConfig
+    from plaudit.scoring import RewardModel
     from plaudit.trainer import RewardTrainer
 
 __version__ = "0.1.0"
@@ -14,6 +15,7 @@ __all__ = [
     "DataCollatorForPreference",
     "RewardConfig",
     "RewardDataCollatorWithPadding",
+    "RewardModel",
     "RewardTrainer",
     "__version__",
     "formats",
@@ -23,6 +25,7 @@ _HOME = {
     "DataCollatorForPreference": "plaudit.collate",
     "RewardConfig": "plaudit.config",
     "RewardDataCollatorWithPadding": "plaudit.collate",
+    "RewardModel": "plaudit.scoring",
     "RewardTrainer": "plaudit.trainer",
 }
 

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 import peft
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
@@ -28,6 +28,17 @@ from plaudit.say import say
 # What an adapter needs of its base and the base's own config may lack. Not config.json: beside an adapter, transformers
 # would take that file for a whole model's.
 BASE_FILE = "reward_base.json"
+
+
+class Loaded(NamedTuple):
+    """A model, the names of its weights that the checkpoint lacks, which are new, and those of the checkpoint's it does not read."""
+
+    model: Any
+    missing: list[str]
+    unread: list[str]
+
+
+LoadBase = Callable[..., Loaded]
 
 
 def config_from_dict(values: dict[str, Any]) -> PeftConfig:
@@ -163,10 +174,10 @@ def folder_of(path: str) -> str:
 
 def is_adapter(path: str, **hub: Any) -> bool:
     """Tell whether a directory or a Hub id holds an adapter instead of a whole model."""
-    return _file_beside(path, "adapter_config.json", **hub) is not None
+    return file_beside(path, "adapter_config.json", **hub) is not None
 
 
-def _file_beside(path: str, name: str, **hub: Any) -> str | None:
+def file_beside(path: str, name: str, **hub: Any) -> str | None:
     """Return where a file of a directory or a Hub id is on this machine, None where there is none."""
     if os.path.isdir(path):
         file = os.path.join(path, name)
@@ -181,11 +192,11 @@ def _file_beside(path: str, name: str, **hub: Any) -> str | None:
     )
 
 
-def load(path: str, load_base: Callable[..., PreTrainedModel], **hub: Any) -> PeftModel:
-    """Return the adapter at path on its base, loaded as a classifier, its head as it was trained.
+def load(path: str, load_base: LoadBase, **hub: Any) -> Loaded:
+    """Return the adapter at path on its base, a classifier.
 
-    load_base: a function from the base's name and the config values recorded beside the adapter to a classifier.
-    Raises ValueError where the base is missing; warns where the adapter brings no trained head.
+    load_base: a function from the base's name and the config values recorded beside the adapter to the classifier under
+    it. Raises ValueError where the base is missing.
     """
     try:
         config = PeftConfig.from_pretrained(path, **hub)
@@ -205,7 +216,7 @@ def load(path: str, load_base: Callable[..., PreTrainedModel], **hub: Any) -> Pe
     if config.revision is not None:
         recorded["revision"] = config.revision
     try:
-        base = load_base(name, **recorded)
+        base, missing, unread = load_base(name, **recorded)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the base '{name}' of the adapter '{path}' cannot be loaded ({str(error).splitlines()[0]}); put it there, or "
@@ -220,21 +231,26 @@ def load(path: str, load_base: Callable[..., PreTrainedModel], **hub: Any) -> Pe
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the adapter '{path}' has no weights that can be read ({reason}); restore them") from error
-    heads = head_names(base)
-    if any(f".{head}." in key for key in weights for head in heads):
-        config.task_type = TaskType.SEQ_CLS
-        return _quietly(PeftModel.from_pretrained, base, path, is_trainable=True, config=config, **hub)
-    warnings.warn(
-        f"the adapter '{path}' holds no trained reward head ({', '.join(heads)}); the head is new and its rewards "
-        "mean nothing before training",
-        UserWarning,
-        stacklevel=2,
-    )
-    return _with_new_head(base, config, weights, "default")
+    brought = {key.removeprefix("base_model.model.") for key in weights}
+    missing = [key for key in missing if key not in brought]
+    has_head = any(f".{head}." in key for key in weights for head in head_names(base))
+    try:
+        if has_head:
+            config.task_type = TaskType.SEQ_CLS
+            model = _quietly(PeftModel.from_pretrained, base, path, is_trainable=True, config=config, **hub)
+        else:
+            model = _with_new_head(base, config, weights, "default")
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the adapter '{path}' does not fit its base '{name}' ({reason}); correct base_model_name_or_path or restore "
+            "adapter_config.json"
+        ) from error
+    return Loaded(model, missing, unread)
 
 
 def _with_new_head(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Any], adapter: str) -> PeftModel:
-    """Return a classifier under adapter weights that were trained without its head, such as a language model's."""
+    """Return a classifier, its head as it is, under adapter weights that were trained without it."""
     config.task_type = TaskType.SEQ_CLS
     model = _quietly(peft.PeftModelForSequenceClassification, base, config, adapter_name=adapter)
     own = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
@@ -245,7 +261,7 @@ def _with_new_head(base: PreTrainedModel, config: PeftConfig, weights: dict[str,
 
 def base_values(path: str, **hub: Any) -> dict[str, Any]:
     """Return the config values that were recorded beside an adapter, none for another tool's adapter."""
-    file = _file_beside(path, BASE_FILE, **hub)
+    file = file_beside(path, BASE_FILE, **hub)
     if file is None:
         return {}
     with open(file, encoding="utf-8") as stream:
@@ -272,7 +288,7 @@ def save_base_values(model: PeftModel, path: str) -> None:
         json.dump(base_values_of(model), stream, indent=2)
 
 
-def rebuild_as_classifier(model: PeftModel, load_base: Callable[..., PreTrainedModel]) -> PeftModel:
+def rebuild_as_classifier(model: PeftModel, load_base: LoadBase) -> PeftModel:
     """Return a classifier under the adapter weights of a PeftModel over a causal language model, with a new head.
 
     The head that may have been trained with that adapter is not in such an object: PEFT dropped it on loading.
@@ -288,7 +304,7 @@ def rebuild_as_classifier(model: PeftModel, load_base: Callable[..., PreTrainedM
         )
     trainable = {key for key, value in model.named_parameters() if value.requires_grad}
     config.inference_mode = not trainable
-    classifier = load_base(name, dtype=base.dtype)
+    classifier = load_base(name, dtype=base.dtype).model
     weights = get_peft_model_state_dict(model, adapter_name=adapter)
     rebuilt = _with_new_head(classifier, config, weights, adapter)
     heads = set(head_names(rebuilt))

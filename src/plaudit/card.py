@@ -48,6 +48,7 @@ def model_card(facts: CardFacts) -> str:
         "## Score with it",
         f"```python\n{snippet(facts)}```",
         _pipeline(facts),
+        _other_tools(facts),
         "## Training",
         _table({"data set": ", ".join(facts.datasets) or None, **facts.data, **facts.training}),
         "The loss is the Bradley-Terry negative log-likelihood of the preferences "
@@ -126,6 +127,27 @@ def _pipeline(facts: CardFacts) -> str:
         f'`transformers.pipeline("text-classification", model={json.dumps(facts.path)}, tokenizer={json.dumps(facts.path)}, '
         f"model_kwargs={{{keywords}}})` returns the same number as `score` for {text}; the keyword arguments stand in for "
         "what the base's own configuration lacks."
+    )
+
+
+def _other_tools(facts: CardFacts) -> str:
+    """Return how plaudit scores with and verifies the checkpoint, and how sentence-transformers opens it."""
+    path = json.dumps(facts.path)
+    item = "conversation" if facts.kind == "conversational" else "text"
+    own = (
+        f"`plaudit.RewardModel.from_pretrained({path}).score([{item}])` returns it too, after a replay of the golden "
+        f"conversations in `reward_model.json`; `plaudit verify {facts.path}` prints what the replay finds."
+    )
+    if facts.base_values:
+        return (
+            f"{own} `CrossEncoder` of sentence-transformers, and servers that take whole models only, cannot open an adapter: "
+            f"`plaudit merge {facts.path} --output_dir DIRECTORY` makes one model of it."
+        )
+    if facts.kind == "conversational":
+        return f"{own} So does `sentence_transformers.CrossEncoder({path}).predict([conversation])`."
+    return (
+        f"{own} So does `sentence_transformers.CrossEncoder({path}).predict([(prompt, answer + tokenizer.eos_token)])` of a "
+        "decoder whose tokenizer has no chat template."
     )
 
 

@@ -5,10 +5,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Any, get_args
 
-from plaudit.options import UsageError, did_you_mean, parse_train
+from plaudit.options import LineParser, UsageError, did_you_mean, parse_train, parsed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = "\n".join(f"  {name:<8}{verb.help}" for name, verb in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="plaudit",
-        description="Train reward models on preference pairs.",
+        description="Train, verify and score with reward models.",
         epilog=f"verbs:\n{verbs}\n\nplaudit VERB --help lists a verb's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -42,7 +43,7 @@ def _version() -> str:
 
 def _run_verb(name: str, arguments: list[str]) -> int:
     try:
-        VERBS[name].run(arguments)
+        return VERBS[name].run(arguments) or 0
     except UsageError as error:
         _print_error(name, f"{error}; see plaudit {name} --help")
         return 2
@@ -59,7 +60,6 @@ def _run_verb(name: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"plaudit {name}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _print_error(verb: str, text: str, *, from_all: bool = False) -> None:
@@ -91,17 +91,6 @@ def _raised_here(error: BaseException) -> bool:
     return bool(files) and Path(files[-1]).parent == Path(__file__).parent
 
 
-def _run_demo(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="plaudit demo", description=VERBS["demo"].help.capitalize() + ".")
-    parser.add_argument("--output_dir", default="runs/demo", help="where everything is left (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs and of the training (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="use no more pairs than this, for a quick try")
-    options = parser.parse_args(arguments)
-    from plaudit import demo
-
-    print(demo.describe(demo.run(options.output_dir, seed=options.seed, limit=options.limit)))
-
-
 def _run_train(arguments: list[str]) -> None:
     given = parse_train(arguments)
     from plaudit import run
@@ -114,15 +103,123 @@ def _run_train(arguments: list[str]) -> None:
         trainer.end()
 
 
+def _run_score(arguments: list[str]) -> None:
+    given = _parse_score(arguments)
+    from plaudit import bulk
+
+    print(bulk.describe(bulk.score_data(**given)))
+
+
+def _parse_score(arguments: list[str]) -> dict[str, Any]:
+    """Return the fields of job.Job that were given."""
+    from plaudit.job import Job
+
+    parser = LineParser(
+        prog="plaudit score",
+        usage="plaudit score --model MODEL --data DATA --output OUTPUT [options]",
+        description=VERBS["score"].help.capitalize() + ". Started again after a kill, it goes on where it was.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for option in fields(Job):
+        words = {key: value for key, value in option.metadata.items() if key not in ("flag", "also")}
+        if isinstance(option.default, bool):
+            words["action"] = "store_false" if option.default else "store_true"
+        elif int in (option.type, *get_args(option.type)):
+            words["type"] = int
+        if option.default not in (MISSING, None) and not isinstance(option.default, bool):
+            words["help"] += f" (default: {option.default})"
+        flags = [option.metadata.get("flag", f"--{option.name}"), *filter(None, [option.metadata.get("also")])]
+        parser.add_argument(*flags, dest=option.name, **words)
+    # argparse takes a number such as -1e-3 for a flag.
+    arguments = [
+        f" {word}" if re.fullmatch(r"-[\d.]+(e[-+]?\d+)?", word, re.IGNORECASE) else word for word in arguments
+    ]
+    given = parsed(parser, arguments)
+    for option in fields(Job):
+        if option.default is MISSING and option.name not in given:
+            raise UsageError(f"--{option.name} is required")
+    return {**given, "keep": _parse_keep(given["keep"])} if "keep" in given else given
+
+
+def _parse_keep(words: list[str]) -> str | float:
+    if words == ["top1"]:
+        return "top1"
+    try:
+        threshold, number = words
+        if threshold == "threshold":
+            return float(number)
+    except ValueError:
+        pass
+    raise UsageError(f"--keep: must be 'top1' or 'threshold X' with a number X, not {' '.join(words)!r}")
+
+
+def _run_verify(arguments: list[str]) -> int:
+    parser = _loading_parser("verify", "PATH", "the checkpoint: a directory or a Hub id, with reward_model.json")
+    parser.add_argument(
+        "--rewards",
+        metavar="FILE",
+        help="compare these instead: another tool's rewards of the golden conversations, one a line, in their order",
+    )
+    options = parsed(parser, arguments)
+    path, rewards_file = options.pop("path"), options.pop("rewards", None)
+    from plaudit.diagnosis import read_rewards
+    from plaudit.scoring import RewardModel
+
+    served = None if rewards_file is None else read_rewards(rewards_file)
+    result = RewardModel.from_pretrained(path, strict=False, **options).verify(served)
+    print(result)
+    return 0 if result.passed else 1
+
+
+def _run_merge(arguments: list[str]) -> None:
+    parser = _loading_parser("merge", "ADAPTER", "the adapter: a directory or a Hub id")
+    parser.add_argument("--output_dir", required=True, help="where the whole model goes: a new directory")
+    parser.add_argument("--no_strict", dest="strict", action="store_false", help="merge it even if it does not verify")
+    options = parsed(parser, arguments)
+    from plaudit.merging import merge
+
+    print(merge(options.pop("path"), options.pop("output_dir"), **options))
+
+
+def _run_demo(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="plaudit demo", description=VERBS["demo"].help.capitalize() + ".")
+    parser.add_argument("--output_dir", default="runs/demo", help="where everything is left (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs and of the training (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="use no more pairs than this, for a quick try")
+    options = parser.parse_args(arguments)
+    from plaudit import demo
+
+    print(demo.describe(demo.run(options.output_dir, seed=options.seed, limit=options.limit)))
+
+
+def _loading_parser(verb: str, metavar: str, what: str) -> argparse.ArgumentParser:
+    parser = LineParser(
+        prog=f"plaudit {verb}",
+        description=VERBS[verb].help.capitalize() + ".",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("path", metavar=metavar, help=what)
+    parser.add_argument("--device", help="where to compute (default: the accelerator if there is one)")
+    parser.add_argument("--dtype", help="precision to load in (default: the saved one)")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
+    return parser
+
+
 @dataclass(frozen=True)
 class Verb:
-    """A word of the command. help: its line in --help. run: does it, from the arguments after the word."""
+    """A word of the command. help: its line in --help. run: does it, from the arguments after the word; may return the
+    exit code."""
 
     help: str
-    run: Callable[[list[str]], None]
+    run: Callable[[list[str]], int | None]
 
 
 VERBS = {
     "train": Verb("train a reward model on preference pairs", _run_train),
+    "score": Verb("write a data set's rows with their rewards, in flat memory", _run_score),
+    "verify": Verb("replay a checkpoint's golden conversations, and say why rewards differ", _run_verify),
+    "merge": Verb("merge an adapter into one whole model, its rewards compared before and after", _run_merge),
     "demo": Verb("train, save, reload and score a tiny reward model on real text", _run_demo),
 }

@@ -142,11 +142,12 @@ def _bad_line(path: Path, reader: str | None) -> str | None:
             except UnicodeDecodeError:
                 pass  # the lines say where
     with open_file(path, "rb") as file:
-        problems = ((number, _problem(line, reader)) for number, line in enumerate(file, 1) if line.strip())
+        problems = ((number, line_problem(line, reader)) for number, line in enumerate(file, 1) if line.strip())
         return next((f"line {number:,} {problem}" for number, problem in problems if problem), None)
 
 
-def _problem(line: bytes, reader: str) -> str | None:
+def line_problem(line: bytes, reader: str) -> str | None:
+    """Return what is wrong with a line of a text file that should hold a row, None where nothing is."""
     try:
         text = line.decode("utf-8-sig")
         value = json.loads(text) if reader == "json" else {}

@@ -21,40 +21,99 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from plaudit import adapters, compat
+from plaudit.adapters import Loaded
 from plaudit.rewards import attach, classifier_of, head_names
 from plaudit.say import say
 
 TAGS = ["reward-trainer", "plaudit"]
+# What CrossEncoder of sentence-transformers applies to the reward; without it, a sigmoid.
+IDENTITY = "torch.nn.modules.linear.Identity"
 HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only")
 
 
-def load(name: str, model_init_kwargs: Mapping[str, Any] | None = None, trust_remote_code: bool = False) -> nn.Module:
+def load(
+    name: str,
+    model_init_kwargs: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    is_trained: bool = False,
+) -> nn.Module:
     """Return the classifier, or the adapter on its base, at a directory or a Hub id, with one label, in float32.
 
-    model_init_kwargs: keyword arguments of `from_pretrained`; `dtype` overrides float32.
+    model_init_kwargs: keyword arguments of `from_pretrained`; `dtype` overrides float32. is_trained: it is to be scored
+    with, so that a weight which the checkpoint lacks is an error; otherwise it is new, and said to be.
     Raises ValueError for a path that does not exist and for a head with more than one output.
     """
-    name = _require_path(name)
+    name = require_path(name)
     kwargs = compat.translate_model_kwargs(dict(model_init_kwargs or {}))
     kwargs.setdefault("trust_remote_code", trust_remote_code)
     hub = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
     name = adapters.folder_of(name)
-    if adapters.is_adapter(name, **hub):
+    is_adapter = adapters.is_adapter(name, **hub)
+    if is_adapter:
         own = {key: value for key, value in kwargs.items() if key != "revision"}
         # What was recorded beside the adapter wins, but for the precision that the user asks for.
         precision = {"dtype": own["dtype"]} if "dtype" in own else {}
-        return adapters.load(
-            name, lambda base, **kept: load_classifier(base, {**own, **kept, **precision}, is_base=True), **hub
-        )
-    return load_classifier(name, kwargs)
+        loaded = adapters.load(name, lambda base, **kept: load_classifier(base, {**own, **kept, **precision}), **hub)
+    else:
+        loaded = load_classifier(name, kwargs)
+    if is_trained:
+        _refuse_what_is_new(loaded, name)
+    else:
+        _say_what_is_new(loaded.model, name, loaded.missing, is_adapter)
+    return loaded.model
 
 
-def load_classifier(name: str, kwargs: Mapping[str, Any], is_base: bool = False) -> PreTrainedModel:
-    """Return the whole model at a directory or a Hub id as a classifier with one label; a missing head is made new.
+def load_trained(
+    name: str, device: Any, dtype: Any, trust_remote_code: bool, model_init_kwargs: Mapping[str, Any]
+) -> nn.Module:
+    """Return a trained reward model to score with, in evaluation mode, its rewards in float32.
 
-    is_base: an adapter will bring the head, so that nothing is said of a missing one.
+    device: None for the accelerator if there is one, "auto" to spread the model over all. dtype: None for the saved one.
+    Raises ValueError where the checkpoint has no reward head.
     """
-    name = _require_path(name)
+    kwargs = compat.translate_model_kwargs(dict(model_init_kwargs))
+    _check_place(device, dtype)
+    hub = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
+    if device == "auto":
+        kwargs["device_map"] = "auto"
+    if dtype is not None:
+        kwargs["dtype"] = dtype
+    elif "dtype" not in kwargs and not adapters.is_adapter(adapters.folder_of(require_path(name)), **hub):
+        kwargs["dtype"] = "auto"
+    model = load(name, kwargs, trust_remote_code, is_trained=True)
+    is_placed = "device_map" in kwargs or getattr(classifier_of(model), "is_quantized", False)
+    return (
+        (model if is_placed else model.to(_usual_device() if device is None else device)).eval().requires_grad_(False)
+    )
+
+
+def _check_place(device: Any, dtype: Any) -> None:
+    """Raise ValueError for a device that is not here and a precision that there is not, before the weights are read."""
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype is {dtype!r}; it must be 'auto', 'float32', 'bfloat16' or 'float16'")
+    if device is None or device == "auto":
+        return
+    try:
+        torch.empty(0, device=device)
+    # torch without a kind of device asserts, without a device of it raises, and takes no other words.
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        reason = str(error).split(chr(10))[0][:120]
+        raise ValueError(
+            f"device is {device!r}, which is not on this machine ({reason}); leave it out, or name another"
+        ) from error
+
+
+def _usual_device() -> torch.device:
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind is None:
+        return torch.device("cpu")
+    # Launchers give each process an accelerator of its own.
+    return torch.device(kind.type, int(os.environ.get("LOCAL_RANK", torch.accelerator.current_device_index())))
+
+
+def load_classifier(name: str, kwargs: Mapping[str, Any]) -> Loaded:
+    """Return the whole model at a directory or a Hub id as a classifier with one label."""
+    name = require_path(name)
     kwargs = {"dtype": torch.float32, **kwargs, "num_labels": 1}
     if kwargs.get("config") is not None:
         # from_pretrained passes what it does not know to the model's constructor when a config is given.
@@ -72,8 +131,7 @@ def load_classifier(name: str, kwargs: Mapping[str, Any], is_base: bool = False)
         raise ValueError(_why_not_loaded(name, error)) from error
     finally:
         logging.set_verbosity(verbosity)
-    _say_what_is_new(model, name, report["missing_keys"], is_base)
-    return model
+    return Loaded(model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"]))
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
@@ -91,14 +149,43 @@ def _why_not_loaded(name: str, error: Exception) -> str:
     )
 
 
-def _say_what_is_new(model: PreTrainedModel, name: str, missing: Collection[str], is_base: bool) -> None:
+def _refuse_what_is_new(loaded: Loaded, name: str) -> None:
+    head, body = _parted(loaded.model, loaded.missing)
+    kind = type(classifier_of(loaded.model)).__name__
+    if head:
+        unread = [key for key in loaded.unread if not key.startswith("lm_head.")][:3]
+        other = f", and {kind} does not read what it has instead: {', '.join(unread)}" if unread else ""
+        raise ValueError(
+            f"'{name}': this checkpoint has no reward head; its rewards would be random ({', '.join(head)} is not in "
+            f"it{other}); name a trained reward model, or train this one with plaudit train"
+        )
+    if body:
+        raise ValueError(
+            f"'{name}': this checkpoint lacks {len(body):,} weights of {kind}, so its "
+            f"rewards would be random: {', '.join(body[:5])}{', …' if len(body) > 5 else ''}; restore them"
+        )
+
+
+def _parted(model: nn.Module, missing: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return which of the weights' names are the head's, and which are not."""
     heads = tuple(f"{head}." for head in head_names(model))
-    body = sorted(key for key in missing if not key.startswith(heads))
-    if len(body) < len(missing) and not is_base:
+    return [key for key in missing if key.startswith(heads)], [key for key in missing if not key.startswith(heads)]
+
+
+def _say_what_is_new(model: nn.Module, name: str, missing: Collection[str], is_adapter: bool) -> None:
+    head, body = _parted(model, missing)
+    if head and is_adapter:
+        warnings.warn(
+            f"the adapter '{name}' holds no trained reward head ({', '.join(head_names(model))}); the head is new and its "
+            "rewards mean nothing before training",
+            UserWarning,
+            stacklevel=3,
+        )
+    elif head:
         say(f"'{name}' brings no reward head: a new one is drawn from the seed")
     if body:
         warnings.warn(
-            f"'{name}' lacks {len(body):,} weights of {type(model).__name__}, which are new and random: "
+            f"'{name}' lacks {len(body):,} weights of {type(classifier_of(model)).__name__}, which are new and random: "
             f"{', '.join(body[:5])}{', …' if len(body) > 5 else ''}",
             UserWarning,
             stacklevel=2,
@@ -118,9 +205,7 @@ def check(model: Any, model_init_kwargs: Mapping[str, Any] | None = None) -> nn.
     if is_causal_lm(inner):
         if isinstance(model, PeftModel):
             kwargs = compat.translate_model_kwargs(dict(model_init_kwargs or {}))
-            return adapters.rebuild_as_classifier(
-                model, lambda name, **own: load_classifier(name, {**kwargs, **own}, is_base=True)
-            )
+            return adapters.rebuild_as_classifier(model, lambda name, **own: load_classifier(name, {**kwargs, **own}))
         raise ValueError(
             f"model: {type(inner).__name__} is a causal language model, which has no reward head; pass its name or path "
             f"instead ('{inner.config._name_or_path or '<name>'}') and it is loaded as a sequence classifier"
@@ -167,10 +252,9 @@ def adapt(
         )
     inner = classifier_of(model)
     if isinstance(inner, PreTrainedModel):
-        if tokenizer is not None:
-            if new_tokens and len(tokenizer) > (vocabulary_size(inner) or 0):
-                inner.resize_token_embeddings(len(tokenizer))
-            write_config_values(inner, tokenizer)
+        if tokenizer is not None and new_tokens and len(tokenizer) > (vocabulary_size(inner) or 0):
+            inner.resize_token_embeddings(len(tokenizer))
+        write_config_values(inner, tokenizer)
         inner.add_model_tags(TAGS)
     if disable_dropout:
         remove_dropout(model, adapter_too=disable_adapter_dropout)
@@ -184,10 +268,13 @@ def adapt(
     return model
 
 
-def write_config_values(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def write_config_values(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Write into the model's config what makes any tool read the trained reward: one label, no sigmoid, pad and EOS."""
     model.config.num_labels = 1
     model.config.problem_type = "regression"
+    model.config.sentence_transformers = {"activation_fn": IDENTITY}
+    if tokenizer is None:
+        return
     for config in {id(config): config for config in (model.config, model.config.get_text_config())}.values():
         config.pad_token_id = tokenizer.pad_token_id
         if tokenizer.eos_token_id is not None:
@@ -218,7 +305,7 @@ def load_tokenizer(name: str, model_init_kwargs: Mapping[str, Any] | None, trust
     """Return the tokenizer beside a model, or beside the base of an adapter that was saved without one."""
     kwargs = dict(model_init_kwargs or {})
     hub = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
-    name = _require_path(name)
+    name = require_path(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
         # Beside a model's config alone, transformers makes a tokenizer of the model's kind that knows no words.
@@ -247,6 +334,15 @@ def vocabulary_size(model: nn.Module) -> int | None:
     return rows or getattr(inner.config.get_text_config(), "vocab_size", None)
 
 
+def max_positions(model: nn.Module) -> int | None:
+    """Return how many tokens the model's positions reach, None where it does not say."""
+    config: Any = getattr(classifier_of(model), "config", None)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
+    if positions and "roberta" in config.model_type:
+        positions -= config.pad_token_id + 1  # its positions count from behind the padding id
+    return positions or None
+
+
 def stored_vocabulary_size(name: str | None) -> int | None:
     """Return the vocabulary size in the config of a model that is on this machine, None where there is none."""
     try:
@@ -273,7 +369,7 @@ def skip_checkpointing(model: nn.Module) -> str | None:
     return None
 
 
-def _require_path(name: str) -> str:
+def require_path(name: str) -> str:
     """Return the name with `~` expanded; ValueError for what can only be a local path and is none, before the Hub is asked."""
     looks_local = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or (os.sep != "/" and os.sep in name)
     path = os.path.expanduser(name)

@@ -1,4 +1,4 @@
-"""The options of `plaudit train`: from flags and a YAML file to what was given, each in its option's type.
+"""Options of the command, above all of `plaudit train`: from flags and a YAML file to what was given, each in its type.
 
 What was not given stays out, so that RewardConfig can tell a choice from a default.
 """
@@ -25,6 +25,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 class UsageError(Exception):
     """Arguments that cannot be understood."""
+
+
+class LineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, which argparse would print below the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(re.sub(r"^argument (--\w+)(?:/--\S+)*:", r"\1:", message))
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the parsed arguments by name; UsageError with the nearest flag for one that is unknown."""
+    namespace, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        nearest = did_you_mean(unknown[0].split("=")[0], _flags(parser._actions))
+        raise UsageError(f"unknown argument {unknown[0]!r}{nearest}")
+    return vars(namespace)
 
 
 @dataclass
@@ -127,10 +143,8 @@ def train_parser() -> argparse.ArgumentParser:
 
     from plaudit.config import RewardConfig
 
-    class Parser(HfArgumentParser):
-        # argparse would print the whole usage, some 200 flags, above its one line.
-        def error(self, message: str) -> NoReturn:
-            raise UsageError(re.sub(r"^argument (--\w+)(?:/--\S+)*:", r"\1:", message))
+    class Parser(LineParser, HfArgumentParser):
+        pass
 
     kinds: list[Any] = [ModelArguments, DataArguments, RewardConfig]
     parser = Parser(
@@ -193,11 +207,7 @@ def parse_train(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _given(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
-    namespace, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        nearest = did_you_mean(unknown[0].split("=")[0], _flags(parser._actions))
-        raise UsageError(f"unknown argument {unknown[0]!r}{nearest}")
-    given = vars(namespace)
+    given = parsed(parser, arguments)
     file = given.pop("config", None)
     return given if file is None else {**_read_config(Path(file), parser), **given}
 

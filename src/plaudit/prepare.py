@@ -213,6 +213,16 @@ def look(dataset: Dataset | IterableDataset, split: str) -> tuple[dict, Converte
     return first, converter
 
 
+def common_template_kwargs(dataset: Dataset | IterableDataset) -> dict[str, Any]:
+    """Return the variables of the chat template that the first rows all have, none where they differ or have none."""
+    rows: Any = _plain(dataset)
+    first: dict = next(iter(rows), {})
+    if not first.get("chat_template_kwargs"):
+        return {}
+    found = [converters.without_none(row.get("chat_template_kwargs") or {}) for row in rows.take(CHECKED_STREAM_ROWS)]
+    return found[0] if all(kwargs == found[0] for kwargs in found) else {}
+
+
 def _plain(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """Return the dataset giving Python's own values; a user's transform stays, because it makes the columns."""
     has_transform = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"

@@ -92,11 +92,12 @@ def _text(row: Mapping[str, Any], column: str) -> str:
         raise RowProblem(f"{column!r} is a message list, but the first row's answers are text; give all rows one form")
     if not isinstance(value, str):
         raise RowProblem(f"{column!r} must be text, not {shown(value)}; mend the row")
-    _check_unicode(value, repr(column))
+    check_unicode(value, repr(column))
     return value
 
 
-def _check_unicode(text: str, what: str) -> None:
+def check_unicode(text: str, what: str) -> None:
+    """Raise RowProblem for half of a surrogate pair, which no tokenizer takes."""
     if not converters.is_unicode(text):
         raise RowProblem(f"{what} holds half of a surrogate pair, which is not Unicode text; mend or drop the row")
 
@@ -123,12 +124,12 @@ def _texts(row: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
 
 def _ids(row: Mapping[str, Any], layout: Layout, side: str) -> list[int]:
     column = layout.columns[f"{side}_ids"]
-    ids = _integers(row.get(column), column, {int})
+    ids = integers_of(row.get(column), column, {int})
     if ids and min(ids) < 0:
         raise RowProblem(f"{column!r} has the negative id {min(ids)}; drop padding and label ids from the row")
     mask_column = layout.columns.get(f"{side}_mask")
     if mask_column is not None:
-        mask = _integers(row.get(mask_column), mask_column, {int, bool})
+        mask = integers_of(row.get(mask_column), mask_column, {int, bool})
         if not set(mask) <= {0, 1}:
             raise RowProblem(
                 f"{mask_column!r} holds {sorted(set(mask))[:5]}; a mask has 1 for a token and 0 for padding"
@@ -145,7 +146,8 @@ def _ids(row: Mapping[str, Any], layout: Layout, side: str) -> list[int]:
     return ids
 
 
-def _integers(value: Any, column: str, types: set[type]) -> list[int]:
+def integers_of(value: Any, column: str, types: set[type]) -> list[int]:
+    """Return a value as a list of integers of these types; RowProblem for anything else."""
     if value is None:
         raise RowProblem(f"{column!r} is None; drop the row or fill it")
     values = value.tolist() if hasattr(value, "tolist") else value
@@ -157,21 +159,21 @@ def _integers(value: Any, column: str, types: set[type]) -> list[int]:
 
 def _conversations(row: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
     names = layout.columns
-    sides = {side: _messages(row.get(names[side]), names[side]) for side in SIDES}
+    sides = {side: messages_of(row.get(names[side]), names[side]) for side in SIDES}
     for side, messages in sides.items():
-        _check_answer(messages, names[side])
+        check_answer(messages, names[side])
     if "prompt" in names:
-        sides = _with_prompt(row.get(names["prompt"]), sides, names["prompt"])
+        sides = with_prompt(row.get(names["prompt"]), sides, names["prompt"])
     return {
         **sides,
-        "tools": _tools(row.get(names["tools"]), names["tools"]) if "tools" in names else None,
-        "chat_template_kwargs": _template_kwargs(row.get("chat_template_kwargs"))
+        "tools": tools_of(row.get(names["tools"]), names["tools"]) if "tools" in names else None,
+        "chat_template_kwargs": template_kwargs_of(row.get("chat_template_kwargs"))
         if "chat_template_kwargs" in names
         else {},
     }
 
 
-def _messages(value: Any, column: str) -> list[dict[str, Any]]:
+def messages_of(value: Any, column: str) -> list[dict[str, Any]]:
     """Return a value as checked `role`/`content` messages without None entries."""
     shape = shape_of(value)
     if shape == "text":
@@ -210,7 +212,7 @@ def _check_content(content: Any, what: str) -> None:
     if content is None:
         raise RowProblem(f"{what} has no 'content'; fill it or drop the message")
     if isinstance(content, str):
-        _check_unicode(content, f"the content of {what}")
+        check_unicode(content, f"the content of {what}")
         return
     is_blocks = isinstance(content, list) and content and all(isinstance(block, dict) for block in content)
     if not is_blocks:
@@ -220,14 +222,16 @@ def _check_content(content: Any, what: str) -> None:
         )
 
 
-def _check_answer(messages: list[dict[str, Any]], column: str) -> None:
+def check_answer(messages: list[dict[str, Any]], column: str, may_be_empty: bool = False) -> None:
+    """Raise RowProblem where a conversation does not end with an answer."""
     last = messages[-1]
     if last["role"] in _NOT_ANSWERS:
         raise RowProblem(
             f"{column!r} ends with a {last['role']} turn, so there is no answer to score; "
             "drop the turn or swap the columns"
         )
-    if not _says_something(last) and not (last["role"] == "assistant" and last.get("tool_calls")):
+    is_empty = not _says_something(last) and not (last["role"] == "assistant" and last.get("tool_calls"))
+    if is_empty and not may_be_empty:
         raise RowProblem(f"{column!r} ends with an empty answer, so there is nothing to score; drop the row or fill it")
 
 
@@ -238,8 +242,8 @@ def _says_something(message: Mapping[str, Any]) -> bool:
     return any(block.get("type", "text") != "text" or str(block.get("text", "")).strip() for block in content)
 
 
-def _with_prompt(prompt: Any, sides: dict[str, list], column: str) -> dict[str, list]:
-    """Return both sides with the prompt in front, once: answers that hold the whole conversation stay as they are."""
+def with_prompt(prompt: Any, sides: dict[str, list], column: str) -> dict[str, list]:
+    """Return the answers, by name, with the prompt in front, once: those that hold the whole conversation stay as they are."""
     if prompt is None:
         raise RowProblem(f"{column!r} is None; drop the row, fill it or drop the column")
     if isinstance(prompt, str):
@@ -250,24 +254,24 @@ def _with_prompt(prompt: Any, sides: dict[str, list], column: str) -> dict[str, 
             f'{column!r} a message list [{{"role": "user", "content": ...}}], or drop the column if the answers hold '
             "the whole conversation"
         )
-    messages = _messages(prompt, column)
-    repeats = {side: _repeats(messages, sides[side]) for side in SIDES}
+    messages = messages_of(prompt, column)
+    repeats = {side: _repeats(messages, sides[side]) for side in sides}
     if not any(repeats.values()):
-        return {side: messages + sides[side] for side in SIDES}
+        return {side: messages + sides[side] for side in sides}
     if not all(repeats.values()):
-        one = next(side for side in SIDES if repeats[side])
+        one = next(side for side in sides if repeats[side])
         raise RowProblem(
             f"only {one!r} repeats the messages of {column!r}; let both sides hold the whole conversation, or neither"
         )
-    system = messages[: _system_turns(messages)]
-    return {side: sides[side] if _system_turns(sides[side]) else system + sides[side] for side in SIDES}
+    system = messages[: num_system_turns(messages)]
+    return {side: sides[side] if num_system_turns(sides[side]) else system + sides[side] for side in sides}
 
 
 def _first_user_text(messages: list[dict[str, Any]]) -> Any:
     return next((message["content"] for message in messages if message["role"] == "user"), None)
 
 
-def _system_turns(messages: list[dict[str, Any]]) -> int:
+def num_system_turns(messages: list[dict[str, Any]]) -> int:
     """Return how many messages come before the first that is not the system's."""
     roles = [message["role"] in ("system", "developer") for message in messages]
     return roles.index(False) if False in roles else len(roles)
@@ -275,11 +279,11 @@ def _system_turns(messages: list[dict[str, Any]]) -> int:
 
 def _repeats(prompt: list[dict[str, Any]], side: list[dict[str, Any]]) -> bool:
     """Whether a side begins with the prompt; a system message may be in one of them only."""
-    prompt_turns, side_turns = prompt[_system_turns(prompt) :], side[_system_turns(side) :]
+    prompt_turns, side_turns = prompt[num_system_turns(prompt) :], side[num_system_turns(side) :]
     return bool(prompt_turns) and side_turns[: len(prompt_turns)] == prompt_turns
 
 
-def _tools(value: Any, column: str) -> list[dict[str, Any]] | None:
+def tools_of(value: Any, column: str) -> list[dict[str, Any]] | None:
     """Return tool schemas as dicts without None entries, or None for no tools."""
     tools = _decoded(value, column)
     if tools is None or tools == []:
@@ -306,7 +310,8 @@ def _decoded(value: Any, column: str) -> Any:
         raise RowProblem(f"{column!r} is not JSON ({error}): {value[:60]!r}; mend the row") from None
 
 
-def _template_kwargs(value: Any) -> dict[str, Any]:
+def template_kwargs_of(value: Any) -> dict[str, Any]:
+    """Return a row's variables of the chat template, checked; none of them may replace what rendering itself needs."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):

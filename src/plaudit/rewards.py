@@ -82,7 +82,8 @@ def attach(model: nn.Module) -> None:
                 module.forward = MethodType(IN_FLOAT32[type(module)], module)
             elif not any(True for _ in module.children()):
                 module.float()
-    if reads_last_token(model):
+    # What accelerate has wrapped round the forward is not to be lost.
+    if reads_last_token(model) and "_original_forward" not in vars(classifier):
         classifier.forward = MethodType(_decoder_forward, classifier)
 
 
@@ -148,12 +149,13 @@ def _decoder_forward(
         # A mask of four dimensions is handed on as it is; the tree's attention needs none.
         attention_mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=input_ids.device)
     base = getattr(self, self.base_model_prefix)(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+    # Where the layers are on several devices, the last one's states are not where the ids are.
+    states = base.last_hidden_state
     if read_out is None:
-        rows = torch.arange(input_ids.shape[0], device=input_ids.device)
         last = read_out_positions(input_ids, self.config.get_text_config().pad_token_id, attention_mask)
-        states = base.last_hidden_state[rows, last]
+        states = states[torch.arange(len(states), device=states.device), last.to(states.device)]
     else:
-        states = base.last_hidden_state[0, read_out]
+        states = states[0, read_out.to(states.device)]
     output = RewardOutput(
         logits=self.score(states),
         past_key_values=base.get("past_key_values"),

@@ -22,8 +22,9 @@ from plaudit.collate import DataCollatorForPreference, Padded, PairCollator, Tre
 from plaudit.config import RewardConfig
 from plaudit.facts import card_facts
 from plaudit.metrics import RunningMetrics, mean_loss, pair_metrics, require_finite
-from plaudit.prepare import Rules, StreamCounts, prepare
+from plaudit.prepare import Rules, StreamCounts, common_template_kwargs, prepare
 from plaudit.probe import layout_of_run
+from plaudit.proof import Contract, Proof, data_facts, make_proof, sample_of, weight_fingerprints, write_proof
 from plaudit.rewards import classifier_of, outputs, read, reads_last_token, rewards
 from plaudit.say import say
 from plaudit.scored import PADDING, ScoredPairs
@@ -99,6 +100,9 @@ class RewardTrainer(Trainer):
         self._prepare_all(model, train_dataset, eval_dataset)
         self._running = RunningMetrics()
         self._kept_loss: dict | None = None
+        self._proof: Proof | None = None
+        self._sample: list[list[int]] | None = None
+        self._data_facts: dict[str, Any] = {}
         self._batch_layout: Padded | TreeRow | None = None
         self._made: nn.Module | None = model if model_init is not None else None
         super().__init__(
@@ -151,6 +155,7 @@ class RewardTrainer(Trainer):
         pad_token_id = self._pad_token_id if reads_last_token(model) else None
         self._rules = Rules(self.args.max_length, models.vocabulary_size(model), pad_token_id)
         self._layout: Any = None
+        self._template_kwargs: dict[str, Any] = {}
         self._dropped = StreamCounts()
         self.train_dataset = None if train_dataset is None else self._prepare(train_dataset, "train")
         if isinstance(eval_dataset, dict):
@@ -169,7 +174,9 @@ class RewardTrainer(Trainer):
         # The first process writes datasets' cache, the others read it.
         with self.args.main_process_first(desc=f"preparing {split}"):
             prepared, layout = prepare(dataset, split, tokenizer, self._rules, self.args.dataset_num_proc, drop)
-        self._layout = self._layout or layout
+        if self._layout is None:
+            self._layout = layout
+            self._template_kwargs = common_template_kwargs(dataset)
         return prepared
 
     def _collator(self, data_collator: Callable | None) -> Callable:
@@ -384,6 +391,42 @@ class RewardTrainer(Trainer):
         self._running.restore(self._running.num_tokens, interval, self.is_world_process_zero())
         super()._save_checkpoint(model, trial)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Overridden to make the checkpoint's proof, for which a sharded model needs every process."""
+        if self.args.should_save or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            self._proof = self._make_proof()
+        super().save_model(output_dir, _internal_call)
+        self._proof = None
+
+    def _make_proof(self) -> Proof:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        model = (
+            self._model_for_evaluation()
+            if sharded
+            else self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        )
+        datasets = self.eval_dataset if self.train_dataset is None else self.train_dataset
+        dataset = next(iter(datasets.values())) if isinstance(datasets, dict) else datasets
+        if self._sample is None:
+            self._sample = sample_of(dataset)
+            self._data_facts = data_facts(dataset)
+        contract = Contract(self.data_kind, self._template_kwargs, self.args.max_length)
+        layout = self._batch_layout if isinstance(self._batch_layout, TreeRow) else None
+        # FSDP computes in half precision whatever the context; elsewhere autocast is left out.
+        mixed = {"bf16": "bfloat16", "fp16": "float16"}.get(self.accelerator.mixed_precision)
+        proof = make_proof(
+            model,
+            setup.tokenizer_of(self.processing_class),
+            contract,
+            self._sample,
+            self._data_facts,
+            layout,
+            precision=mixed if self.is_fsdp_enabled else None,
+        )
+        if sharded:
+            sharding.reshard(model)
+        return proof
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Overridden to save the card, and beside an adapter what its base's config lacks."""
         output_dir = os.fspath(output_dir or cast(str, self.args.output_dir))
@@ -393,6 +436,8 @@ class RewardTrainer(Trainer):
         inner = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if isinstance(inner, PeftModel):
             adapters.save_base_values(inner, output_dir)
+        if self._proof is not None:
+            write_proof(self._proof, output_dir, weight_fingerprints(inner, state_dict))
         self._write_card(output_dir)
 
     def create_model_card(  # type: ignore[override]  # the contract's order of arguments; push_to_hub names them
