@@ -70,7 +70,7 @@ def main() -> None:
 def compare(name: str, conversations: list[list[dict]], options: argparse.Namespace) -> None:
     """Time both on the same model and conversations, check that the rewards are the same, and print the ratios."""
     with tempfile.TemporaryDirectory() as folder:
-        make_tokenizer([{"text": turn["content"] for turn in each} for each in conversations], Path(folder))
+        make_tokenizer([{"text": each[-1]["content"]} for each in conversations], Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder)
     model = make_model(SHAPES[options.shape], tokenizer.pad_token_id).eval().to(options.device)
     # A model of its own, as transformers makes it.

@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 
 SHAPES = {
+    "qwen3-1m": {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
+                 "num_key_value_heads": 4, "head_dim": 32, "vocab_size": 16_000},
     "qwen3-30m": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
                   "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 16_000},
     "qwen3-0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
