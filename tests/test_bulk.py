@@ -747,3 +747,30 @@ def test_a_mistake_on_the_command_line_is_one_line(capsys, arguments, code, text
     assert found == code
     assert text in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "output", "message"),
+    [
+        ("folder", "out.jsonl", "is a directory; name a file in it"),
+        ("file", "out", "is a file; name a directory"),
+        ("file", "out/deep/x.jsonl", "cannot be written: '.*out' is no directory to write to"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_scored(
+    model_path, tmp_path, made, output, message
+):
+    write(tmp_path / "in.jsonl", singles(3))
+    place = tmp_path / output.split("/")[0]
+    place.mkdir() if made == "folder" else place.write_text("mine")
+    with pytest.raises(ValueError, match=message):
+        score_data("no/such/model", tmp_path / "in.jsonl", tmp_path / output)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_manifest_is_an_error_that_names_it(model_path, tmp_path, text):
+    write(tmp_path / "in.jsonl", singles(3))
+    score_data(model_path, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    (tmp_path / "out.jsonl.manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"out\.jsonl\.manifest\.json is damaged .*; give --overwrite to begin anew"):
+        score_data(model_path, tmp_path / "in.jsonl", tmp_path / "out.jsonl")

@@ -179,6 +179,7 @@ class Places:
 
     def require_ours(self, wanted: dict[str, Any]) -> None:
         """ValueError where the output is not this job's, or has nothing to do with us at all."""
+        self._require_place()
         records = list(self._records())
         for file, is_own in records:
             require_same(file, is_own, wanted)
@@ -186,6 +187,17 @@ class Places:
         if is_taken and not records and not self.job.overwrite:
             raise ValueError(
                 f"output {str(self.output)!r} is there already, from something else; name another, or give --overwrite"
+            )
+
+    def _require_place(self) -> None:
+        """Raise ValueError, before anything is scored, where the output cannot be what its name says."""
+        if self.output.exists() and self.output.is_dir() == self.job.is_file:
+            found, cure = ("a directory", "name a file in it") if self.job.is_file else ("a file", "name a directory")
+            raise ValueError(f"output {str(self.output)!r} is {found}; {cure}, or another output")
+        there = next(folder for folder in self.output.resolve().parents if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise ValueError(
+                f"output {str(self.output)!r} cannot be written: {str(there)!r} is no directory to write to"
             )
 
     def claim(self, wanted: dict[str, Any]) -> None:
@@ -214,7 +226,17 @@ class Places:
 
 def read_json(file: Path) -> dict[str, Any]:
     """Return what Places.write_json wrote."""
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is damaged ({error}); give --overwrite to begin anew, or name another output"
+        ) from error
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{file} is damaged (it holds no object); give --overwrite to begin anew, or name another output"
+        )
+    return values
 
 
 def identity_of(job: Job) -> dict[str, Any]:
