@@ -1131,10 +1131,27 @@ def test_a_length_that_is_none_is_refused_on_loading_and_scoring(load, length):
             ask()
 
 
-def test_a_length_beyond_the_models_positions_is_refused(load):
-    for ask in (lambda: load(max_length=600), lambda: load().score(["a"], max_length=600)):
-        with pytest.raises(ValueError, match="max_length is 600, but the model's positions reach 512 tokens; lower it"):
-            ask()
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "opt", "roberta"])
+def test_a_length_beyond_the_models_table_of_positions_is_refused(kind):
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer, kind, max_position_embeddings=64)
+    reach = 63 if kind == "roberta" else 64
+    message = f"max_length is 65, but the model's positions reach {reach} tokens; lower it"
+    with pytest.raises(ValueError, match=message):
+        RewardModel(model, tokenizer, max_length=65)
+    scored = RewardModel(model, tokenizer)
+    with pytest.raises(ValueError, match=message):
+        scored.score(["a"], max_length=65)
+    assert scored.max_length == reach
+    assert np.isfinite(scored.score(input_ids=[5] * reach)).all()
+
+
+def test_a_recorded_length_gives_way_to_the_end_of_a_table_of_positions_and_to_no_other():
+    tokenizer = make_tokenizer()
+    for kind, longest in (("gpt2", 64), ("qwen3", 1024)):
+        model = make_model(tokenizer, kind, max_position_embeddings=64)
+        proof = make_proof(model, tokenizer, Contract("conversational", {}, 1024), [])
+        assert RewardModel(model, tokenizer, proof=proof).max_length == longest
 
 
 @pytest.mark.parametrize(

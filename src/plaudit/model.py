@@ -343,6 +343,14 @@ def max_positions(model: nn.Module) -> int | None:
     return positions or None
 
 
+def has_learned_positions(model: nn.Module) -> bool:
+    """Tell whether positions are looked up in a table, which ends, instead of computed."""
+    return any(
+        isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe"))
+        for name, module in classifier_of(model).named_modules()
+    )
+
+
 def stored_vocabulary_size(name: str | None) -> int | None:
     """Return the vocabulary size in the config of a model that is on this machine, None where there is none."""
     try:

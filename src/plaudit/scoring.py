@@ -68,7 +68,7 @@ class RewardModel:
         self.model, self.tokenizer, self.proof = model, tokenizer, proof
         self.inference = Inference(model, tokenizer, packing, max_batch_tokens)
         self.num_truncated = 0
-        self.max_length = self._limit(max_length) or self._recorded("max_length") or self._longest()
+        self.max_length = self._limit(max_length) or self._longest()
         self._fingerprint: tuple[list, str] | None = None
         self._loaded_with: tuple[str, dict[str, Any]] | None = None
 
@@ -296,18 +296,23 @@ class RewardModel:
         return dict(self._recorded("template_kwargs") or {})
 
     def _limit(self, max_length: int | None) -> int | None:
-        """Return a length that was given. Raises ValueError for one that is none, or that the model's positions do not reach."""
+        """Return a length that was given. Raises ValueError for one that is none, or beyond the model's table of positions."""
         check_limits("error", max_length)
         positions = models.max_positions(self.model)
-        if max_length is not None and positions is not None and max_length > positions:
+        is_beyond = max_length is not None and positions is not None and max_length > positions
+        if is_beyond and models.has_learned_positions(self.model):
             raise ValueError(
                 f"max_length is {max_length:,}, but the model's positions reach {positions:,} tokens; lower it"
             )
         return max_length
 
     def _longest(self) -> int | None:
-        """Return how many tokens the model takes, None where neither it nor its tokenizer says."""
+        """Return how many tokens are taken: as recorded, else what the model and its tokenizer say, None where nothing does."""
         positions = models.max_positions(self.model)
+        recorded = self._recorded("max_length")
+        if recorded is not None:
+            # Trained with a limit that no row came near, a table of positions may still end before it.
+            return min(recorded, positions) if positions and models.has_learned_positions(self.model) else recorded
         told = getattr(self.tokenizer, "model_max_length", None)
         limits = [limit for limit in (positions, told) if limit and 0 < limit < 1e9]
         return min(limits) if limits else None
