@@ -112,9 +112,14 @@ def wrap(model: PreTrainedModel, peft_config: PeftConfig | dict, checkpointing: 
     return wrapped
 
 
+def active_adapter(model: PeftModel) -> str:
+    """Return the name of the adapter in use, the first one of several."""
+    return model.active_adapter if isinstance(model.active_adapter, str) else model.active_adapter[0]
+
+
 def keep_head(model: PeftModel) -> None:
     """Have the adapter of a user's PeftModel train and save the reward head, which PEFT does for SEQ_CLS only."""
-    adapter = model.active_adapter if isinstance(model.active_adapter, str) else model.active_adapter[0]
+    adapter = active_adapter(model)
     config, classifier, heads = model.peft_config[adapter], classifier_of(model), head_names(model)
     kept = any(isinstance(getattr(classifier, head), AuxiliaryTrainingWrapper) for head in heads)
     if kept or not any(parameter.requires_grad for parameter in model.parameters()):
@@ -293,7 +298,7 @@ def rebuild_as_classifier(model: PeftModel, load_base: LoadBase) -> PeftModel:
 
     The head that may have been trained with that adapter is not in such an object: PEFT dropped it on loading.
     """
-    adapter = model.active_adapter if isinstance(model.active_adapter, str) else model.active_adapter[0]
+    adapter = active_adapter(model)
     config = copy.deepcopy(model.peft_config[adapter])
     base = model.get_base_model()
     name = config.base_model_name_or_path or base.config._name_or_path

@@ -14,6 +14,7 @@ from plaudit import tokens
 from plaudit.model import IDENTITY, vocabulary_size
 from plaudit.prepare import read_out
 from plaudit.proof import (
+    BITS,
     Golden,
     Proof,
     dtype_name,
@@ -28,7 +29,6 @@ from plaudit.rewards import classifier_of, reads_last_token
 TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "bfloat16": 0.05, "float16": 0.05, "quantized": 0.05}
 # What rounding alone does to a reward, as a share of the largest golden one: matters where the sample's rewards are close.
 ROUNDING = {"float64": 2e-6, "float32": 2e-6, "bfloat16": 0.008, "float16": 0.001, "quantized": 0.008}
-BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16, "quantized": 4}
 # Lower precision than recorded is no fault up to this many standard deviations, while the order of the rewards is about kept.
 COARSE, NEAR_ORDER = 0.5, 0.8
 # A cause explains rewards where, with it, what is left is below this share of the standard deviation...

@@ -3,11 +3,6 @@
 import os
 from typing import Any
 
-import accelerate
-import datasets
-import peft
-import torch
-import transformers
 from peft import PeftModel
 from torch import nn
 
@@ -15,6 +10,7 @@ from plaudit import adapters
 from plaudit import model as models
 from plaudit.card import CardFacts
 from plaudit.config import RewardConfig
+from plaudit.proof import library_versions
 from plaudit.rewards import classifier_of
 
 
@@ -55,7 +51,7 @@ def card_facts(
         data=_data_facts(trainer),
         training=_training_facts(args, state),
         evaluation=_evaluation_figures(state.log_history),
-        versions={module.__name__: module.__version__ for module in (transformers, torch, datasets, accelerate, peft)},
+        versions=library_versions(),
         extra=extra,
     )
 

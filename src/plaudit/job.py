@@ -56,7 +56,7 @@ class Job:
     max_batch_tokens: int | None = _option("Tokens computed at a time; by the device unless given.")
     dtype: str | None = _option("Precision of the weights; as they are stored unless given.")
     strict: bool = _option(
-        "Refuse a model that does not give its recorded rewards; --no_strict scores with it all the same.",
+        "Score also with a model that does not give its recorded rewards.",
         True,
         flag="--no_strict",
     )

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from plaudit import __version__, tokens
-from plaudit.adapters import file_beside
+from plaudit.adapters import active_adapter, file_beside
 from plaudit.collate import Padded, TreeRow
 from plaudit.model import max_positions
 from plaudit.prepare import SIDES
@@ -42,7 +42,8 @@ DRAWN_TOKENS = 24
 # The reference sample: at most so many pairs and tokens, so that a save costs no more than a few training steps.
 SAMPLED_PAIRS, SAMPLED_TOKENS = 64, 16_384
 HASHED_PAIRS = 10_000
-KNOWN_PRECISIONS = ("float64", "float32", "bfloat16", "float16")
+# What weights may be, and how many bits they then have.
+BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16, "quantized": 4}
 VALUES_HASHED = 64
 # Prompts and answers of many kinds: two answers to one prompt, several turns, code, other scripts, one word.
 GOLDEN_TURNS = (
@@ -149,9 +150,14 @@ def make_proof(
         normalisation={"mean": mean, "scale": std if std > 0 else 1.0},
         golden=golden,
         data=dict(data or {}),
-        versions={module.__name__: module.__version__ for module in (transformers, torch, datasets, accelerate, peft)}
-        | {"plaudit": __version__},
+        versions=library_versions(),
     )
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what a reward depends on, plaudit's own among them."""
+    libraries = (transformers, torch, datasets, accelerate, peft)
+    return {**{module.__name__: module.__version__ for module in libraries}, "plaudit": __version__}
 
 
 def sample_of(dataset: Dataset | IterableDataset) -> list[list[int]]:
@@ -338,7 +344,7 @@ def _model_facts(model: nn.Module, precision: str | None) -> dict[str, Any]:
     }
     inner = _peft_of(model)
     if inner is not None:
-        config = inner.peft_config[_adapter_of(inner)]
+        config = inner.peft_config[active_adapter(inner)]
         facts["adapter"] = str(getattr(config.peft_type, "value", config.peft_type))
         facts["base_model"] = config.base_model_name_or_path
     return facts
@@ -353,15 +359,11 @@ def dtype_name(model: nn.Module) -> str:
         if each.is_floating_point():
             counts[each.dtype] += each.numel()
     name = str(max(counts, key=lambda dtype: counts[dtype], default=torch.float32)).removeprefix("torch.")
-    return name if name in KNOWN_PRECISIONS else "quantized"
+    return name if name in BITS else "quantized"
 
 
 def _peft_of(model: nn.Module) -> PeftModel | None:
     return next((module for module in model.modules() if isinstance(module, PeftModel)), None)
-
-
-def _adapter_of(model: PeftModel) -> str:
-    return model.active_adapter if isinstance(model.active_adapter, str) else model.active_adapter[0]
 
 
 def weight_fingerprints(model: nn.Module, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, str]:
@@ -454,5 +456,5 @@ def _check(proof: Proof) -> None:
         if not isinstance(proof.rendering[name], kind):
             raise ValueError(f"rendering.{name} is {proof.rendering[name]!r}")
     for name in ("dtype", "computed_in"):
-        if proof.model[name] not in (*KNOWN_PRECISIONS, "quantized"):
+        if proof.model[name] not in BITS:
             raise ValueError(f"model.{name} is {proof.model[name]!r}")

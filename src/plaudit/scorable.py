@@ -138,7 +138,7 @@ def of_prompts(
 
     Raises ValueError for another number of them, and naming the prompt and the answer.
     """
-    if isinstance(prompts, (str, Mapping)) or converters.is_message_list(prompts):
+    if is_one(prompts):
         raise ValueError("prompts is one prompt; give it as prompt=, or wrap it as [prompt] with one list of responses")
     if len(prompts) != len(responses):
         raise ValueError(
@@ -252,7 +252,7 @@ class RowKind:
         """What of a row is scored, to be said."""
         if self.converter is not None:
             return f"the pair that they hold as {self.converter.title}"
-        names = self.columns or {name: name for name in (self.layout.columns.values() if self.layout else ())}
+        names = self.columns or (self.layout.columns if self.layout else {})
         return " and ".join(map(repr, names.values()))
 
     @property
