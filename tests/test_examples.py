@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from plaudit import RewardModel
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NEED_TRAINING = ("tiny_model", "continue_adapter", "scoring")
 ON_A_MODEL = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem not in NEED_TRAINING)
@@ -43,8 +45,12 @@ def test_there_is_an_example_of_everything_that_the_documents_show():
 
 
 @pytest.mark.parametrize("name", ON_A_MODEL)
-def test_an_example_runs_on_a_tiny_model(name, tiny, run):
+def test_an_example_runs_on_a_tiny_model_and_what_it_saves_verifies(name, tiny, run, folder):
+    before = set(folder.rglob("reward_model.json"))
     assert "train_loss" in run(name, tiny)
+    for file in set(folder.rglob("reward_model.json")) - before:
+        assert RewardModel.from_pretrained(str(file.parent)).verify().passed
+    assert set(folder.rglob("reward_model.json")) - before
 
 
 def test_an_adapter_is_continued_from_its_directory(tiny, run, folder):
