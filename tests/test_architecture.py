@@ -12,7 +12,7 @@ import plaudit
 SOURCE = Path(plaudit.__file__).parent
 # Reading order: a file imports only from files above it.
 ORDER = """
-say compat config converters records formats loading options tree losses metrics attention card tokens
+say compat config converters records formats loading options tree losses metrics running attention card tokens
 prepare collate batches rewards probe adapters model proof diagnosis scorable rendering inference scoring
 scored sharding setup facts trainer run blocks job bulk merging demo cli __main__ __init__
 """.split()
@@ -76,7 +76,7 @@ def test_contributing_gives_the_same_order():
     "statement",
     [
         "import plaudit",
-        "import plaudit.say, plaudit.compat, plaudit.converters, plaudit.formats, plaudit.loading, plaudit.cli",
+        "import plaudit.say, plaudit.compat, plaudit.converters, plaudit.formats, plaudit.loading, plaudit.metrics, plaudit.cli",
         "import plaudit; dir(plaudit); plaudit.formats; plaudit.__version__",
     ],
 )

@@ -5,11 +5,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from plaudit.options import LineParser, UsageError, did_you_mean, parse_train, parsed
+from plaudit.options import LineParser, UsageError, did_you_mean, parse_fields, parse_train, parsed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,31 +114,13 @@ def _parse_score(arguments: list[str]) -> dict[str, Any]:
     """Return the fields of job.Job that were given."""
     from plaudit.job import Job
 
-    parser = LineParser(
-        prog="plaudit score",
-        usage="plaudit score --model MODEL --data DATA --output OUTPUT [options]",
-        description=VERBS["score"].help.capitalize() + ". Started again after a kill, it goes on where it was.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+    given = parse_fields(
+        Job,
+        "score",
+        "--model MODEL --data DATA --output OUTPUT [options]",
+        VERBS["score"].help.capitalize() + ". Started again after a kill, it goes on where it was.",
+        arguments,
     )
-    for option in fields(Job):
-        words = {key: value for key, value in option.metadata.items() if key not in ("flag", "also")}
-        if isinstance(option.default, bool):
-            words["action"] = "store_false" if option.default else "store_true"
-        elif int in (option.type, *get_args(option.type)):
-            words["type"] = int
-        if option.default not in (MISSING, None) and not isinstance(option.default, bool):
-            words["help"] += f" (default: {option.default})"
-        flags = [option.metadata.get("flag", f"--{option.name}"), *filter(None, [option.metadata.get("also")])]
-        parser.add_argument(*flags, dest=option.name, **words)
-    # argparse takes a number such as -1e-3 for a flag.
-    arguments = [
-        f" {word}" if re.fullmatch(r"-[\d.]+(e[-+]?\d+)?", word, re.IGNORECASE) else word for word in arguments
-    ]
-    given = parsed(parser, arguments)
-    for option in fields(Job):
-        if option.default is MISSING and option.name not in given:
-            raise UsageError(f"--{option.name} is required")
     return {**given, "keep": _parse_keep(given["keep"])} if "keep" in given else given
 
 

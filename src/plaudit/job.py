@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from plaudit import loading
+from plaudit.options import option
 from plaudit.scorable import BAD_ROWS, TRUNCATIONS
 
 FORMATS = ("jsonl", "parquet")
 # What decides the rows that are written; the model's fingerprint and the data's are added.
 DECISIVE = ("config", "split", "truncation", "max_length", "normalise", "keep", "bad_rows", "dtype", "rows_per_part")
-
-
-def _option(help: str, default: Any = None, **words: Any) -> Any:
-    """Return a field of Job; help and words say how the command reads it."""
-    return field(default=default, metadata={"help": help, **words})
 
 
 @dataclass(frozen=True)
@@ -35,43 +31,43 @@ class Job:
         metadata={"help": "Rows: a Hub id, a directory or a file, as for plaudit train.", "also": "--dataset_name"}
     )
     output: str = field(metadata={"help": "A .jsonl or .parquet file, or a directory that the parts stay in."})
-    config: str | None = _option("Configuration (subset) of the data set.", also="--dataset_config")
-    split: str | None = _option("Split to score; the only one, or 'train', unless given.")
-    format: str | None = _option("Form of the parts in a directory; jsonl unless given.", choices=FORMATS)
-    truncation: str = _option("What to do with a sequence that is too long.", "error", choices=TRUNCATIONS)
-    max_length: int | None = _option("Longest sequence in tokens; the model's own limit unless given.")
-    normalise: bool = _option("Write rewards normalised by the mean and scale in the model's record.", False)
-    keep: str | float | None = _option(
+    config: str | None = option("Configuration (subset) of the data set.", also="--dataset_config")
+    split: str | None = option("Split to score; the only one, or 'train', unless given.")
+    format: str | None = option("Form of the parts in a directory; jsonl unless given.", choices=FORMATS)
+    truncation: str = option("What to do with a sequence that is too long.", "error", choices=TRUNCATIONS)
+    max_length: int | None = option("Longest sequence in tokens; the model's own limit unless given.")
+    normalise: bool = option("Write rewards normalised by the mean and scale in the model's record.", False)
+    keep: str | float | None = option(
         "Keep each row's best answer (top1), or what reaches a reward, or for pairs a margin, of X (threshold X).",
         nargs="+",
         metavar=("top1 | threshold", "X"),
     )
-    bad_rows: str = _option(
+    bad_rows: str = option(
         "What to do with a row that cannot be scored: stop, or write null.", "error", choices=BAD_ROWS
     )
-    shard: str = _option("Score one of n shards, for n machines, as i/n; i counts from 0.", "0/1")
-    num_processes: int = _option("Processes, each with a model of its own, on as many GPUs as there are.", 1)
-    rows_per_part: int = _option("Rows that are scored and kept together: at most these are scored twice.", 1000)
-    device: str | None = _option("Where to score, such as cuda:1; chosen by what is there unless given.")
-    max_batch_tokens: int | None = _option("Tokens computed at a time; by the device unless given.")
-    dtype: str | None = _option("Precision of the weights; as they are stored unless given.")
-    strict: bool = _option(
+    shard: str = option("Score one of n shards, for n machines, as i/n; i counts from 0.", "0/1")
+    num_processes: int = option("Processes, each with a model of its own, on as many GPUs as there are.", 1)
+    rows_per_part: int = option("Rows that are scored and kept together: at most these are scored twice.", 1000)
+    device: str | None = option("Where to score, such as cuda:1; chosen by what is there unless given.")
+    max_batch_tokens: int | None = option("Tokens computed at a time; by the device unless given.")
+    dtype: str | None = option("Precision of the weights; as they are stored unless given.")
+    strict: bool = option(
         "Score also with a model that does not give its recorded rewards.",
         True,
         flag="--no_strict",
     )
-    trust_remote_code: bool = _option("Run the model's own Python code.", False)
-    overwrite: bool = _option("Begin anew, without what an earlier start has left at the output.", False)
+    trust_remote_code: bool = option("Run the model's own Python code.", False)
+    overwrite: bool = option("Begin anew, without what an earlier start has left at the output.", False)
 
     def __post_init__(self) -> None:
         for name in ("num_processes", "rows_per_part", "max_length", "max_batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be 1 or more")
-        for option in fields(self):
-            value, choices = getattr(self, option.name), option.metadata.get("choices")
+        for each in fields(self):
+            value, choices = getattr(self, each.name), each.metadata.get("choices")
             if choices is not None and value is not None and value not in choices:
-                raise ValueError(f"{option.name} is {value!r}, but must be one of {', '.join(map(repr, choices))}")
+                raise ValueError(f"{each.name} is {value!r}, but must be one of {', '.join(map(repr, choices))}")
         is_number = isinstance(self.keep, (int, float)) and type(self.keep) is not bool and math.isfinite(self.keep)
         if self.keep not in (None, "top1") and not is_number:
             raise ValueError(f"keep is {self.keep!r}, but must be 'top1' or a number, the least reward")

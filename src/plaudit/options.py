@@ -9,7 +9,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -41,6 +41,51 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[st
         nearest = did_you_mean(unknown[0].split("=")[0], _flags(parser._actions))
         raise UsageError(f"unknown argument {unknown[0]!r}{nearest}")
     return vars(namespace)
+
+
+def option(help: str, default: Any = None, **words: Any) -> Any:
+    """Return a field of a verb's dataclass; help and words say how the command reads it (see `parse_fields`)."""
+    return field(default=default, metadata={"help": help, **words})
+
+
+def parse_fields(kind: Any, verb: str, usage: str, description: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return those fields of a verb's dataclass that were given as flags, each in its field's type.
+
+    A field's metadata: `help`, and what argparse's add_argument takes; `flag`, the flag where it is not the field's name;
+    `also`, a second flag; `positional`, true for an argument without a flag. A field that is a bool is a flag without a
+    value. UsageError for flags that cannot be understood, and for a field without a default that was not given.
+    """
+    parser = LineParser(
+        prog=f"plaudit {verb}",
+        usage=f"plaudit {verb} {usage}",
+        description=description,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for each in fields(kind):
+        words = {key: value for key, value in each.metadata.items() if key not in ("flag", "also", "positional")}
+        if isinstance(each.default, bool):
+            words["action"] = "store_false" if each.default else "store_true"
+        elif "type" not in words:
+            kinds = (each.type, *get_args(each.type))
+            words["type"] = next((kind for kind in (str, int, float) if kind in kinds), str)
+        if each.default not in (MISSING, None) and not isinstance(each.default, bool):
+            words["help"] += f" (default: {each.default})"
+        if each.metadata.get("positional"):
+            words.setdefault("nargs", "?" if each.default is not MISSING else None)
+            parser.add_argument(each.name, **words)
+        else:
+            flags = [each.metadata.get("flag", f"--{each.name}"), *filter(None, [each.metadata.get("also")])]
+            parser.add_argument(*flags, dest=each.name, **words)
+    # argparse takes a number such as -1e-3 for a flag.
+    arguments = [
+        f" {word}" if re.fullmatch(r"-[\d.]+(e[-+]?\d+)?", word, re.IGNORECASE) else word for word in arguments
+    ]
+    given = parsed(parser, arguments)
+    for each in fields(kind):
+        if each.default is MISSING and each.default_factory is MISSING and each.name not in given:
+            raise UsageError(f"{'' if each.metadata.get('positional') else '--'}{each.name} is required")
+    return given
 
 
 @dataclass

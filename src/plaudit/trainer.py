@@ -21,11 +21,12 @@ from plaudit.card import model_card
 from plaudit.collate import DataCollatorForPreference, Padded, PairCollator, TreeRow
 from plaudit.config import RewardConfig
 from plaudit.facts import card_facts
-from plaudit.metrics import RunningMetrics, mean_loss, pair_metrics, require_finite
+from plaudit.metrics import mean_loss, pair_metrics, require_finite
 from plaudit.prepare import Rules, StreamCounts, common_template_kwargs, prepare
 from plaudit.probe import layout_of_run
 from plaudit.proof import Contract, Proof, data_facts, make_proof, sample_of, weight_fingerprints, write_proof
 from plaudit.rewards import classifier_of, outputs, read, reads_last_token, rewards
+from plaudit.running import RunningMetrics
 from plaudit.say import say
 from plaudit.scored import PADDING, ScoredPairs
 
