@@ -70,9 +70,15 @@ def evaluations(model_path: str, folder: Path) -> dict:
         return {"pairs_seen": len(prediction.label_ids)}
 
     texts, chats = Dataset.from_list(text_pairs(9)), Dataset.from_list(conversations(7, seed=1))
+    # Three answers a row, nine in all, which do not divide by what the processes take at a time.
+    folder.mkdir(parents=True, exist_ok=True)
+    best_of = folder / f"best-{os.environ.get('RANK', '0')}" / "best of three.jsonl"
+    best_of.parent.mkdir(exist_ok=True)
+    rows = [{"prompt": f"{i}?", "responses": ["yes", f"no {i}", "no"], "correct": [1, 0, 0]} for i in range(3)]
+    best_of.write_text("".join(json.dumps(row) + "\n" for row in rows))
     trainer = RewardTrainer(
         model_path,
-        config(folder / "eval", include_for_metrics=["loss", "inputs"]),
+        config(folder / "eval", include_for_metrics=["loss", "inputs"], eval_benchmarks=[str(best_of)]),
         train_dataset=texts,
         eval_dataset={"texts": texts, "stream": chats.to_iterable_dataset()},
         compute_metrics=compute_metrics,
@@ -82,7 +88,13 @@ def evaluations(model_path: str, folder: Path) -> dict:
         "metrics": {key: value for key, value in metrics.items() if not key.endswith(("runtime", "per_second"))},
         "seen": seen,
         "predictions": trainer.predict(texts).predictions.tolist(),
+        "benchmark": [row.rewards for row in _benchmark_rows(trainer)],
     }
+
+
+def _benchmark_rows(trainer):
+    (rows,) = trainer.benchmark_sets.rows(trainer.newest_rewards["benchmarks"][1]).values()
+    return rows
 
 
 def training(model_path: str, folder: Path, num_pairs: int, total_batch: int, accumulation: int = 1, **values) -> dict:

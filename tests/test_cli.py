@@ -79,7 +79,7 @@ def test_version_is_the_packages(capsys):
 def test_an_unknown_verb_names_the_nearest(capsys):
     code, _, err = run(capsys, "trian", "--config", "x.yaml")
     assert code == 2
-    assert "unknown verb 'trian'; did you mean 'train'?; known: train, score, verify, merge, demo" in err
+    assert "unknown verb 'trian'; did you mean 'train'?; known: train, score, evaluate, compare, report, audit, doctor, verify, merge, demo" in err
 
 
 @pytest.mark.parametrize(("flag", "nearest"), [("--versoin", "--version"), ("--train", "train")])
@@ -87,7 +87,7 @@ def test_an_unknown_flag_before_the_verb_names_the_nearest(capsys, flag, nearest
     code, _, err = run(capsys, flag)
     assert code == 2
     assert (
-        f"unknown flag '{flag}'; did you mean '{nearest}'?; known: train, score, verify, merge, demo, --help, --version"
+        f"unknown flag '{flag}'; did you mean '{nearest}'?; known: train, score, evaluate, compare, report, audit, doctor, verify, merge, demo, --help, --version"
         in err
     )
 
@@ -234,7 +234,7 @@ def test_a_directory_as_config_file_is_named(capsys, tmp_path):
 def test_a_run_trains_saves_and_evaluates_on_held_out_rows(capsys, options, tmp_path):
     code, out, _ = run(capsys, "train", *options, "--test_split_size", "4")
     assert code == 0
-    assert out.rstrip().endswith(f"saved to {tmp_path / 'out'}")
+    assert f"saved to {tmp_path / 'out'}\nreport in {tmp_path / 'out' / 'report.html'}" in out
     figures = json.loads((tmp_path / "out" / "eval_results.json").read_text())
     assert 0 <= figures["eval_accuracy"] <= 1
     assert (tmp_path / "out" / "train_results.json").is_file()
@@ -269,7 +269,7 @@ def test_the_output_directory_is_named_after_the_model(capsys, options, tmp_path
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(capsys, "train", *[option for option in options if not option.startswith("--output_dir")])
     assert code == 0
-    assert out.rstrip().endswith("saved to tiny-model-Reward")
+    assert "saved to tiny-model-Reward\n" in out
     assert (tmp_path / "tiny-model-Reward" / "config.json").is_file()
 
 

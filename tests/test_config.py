@@ -29,6 +29,7 @@ OWN_DEFAULTS = {
     "activation_offloading": False,
     "trust_remote_code": False,
     "packing": "auto",
+    "eval_benchmarks": None,
 }
 on_a_cpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="says what happens without an accelerator")
 

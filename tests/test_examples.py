@@ -10,7 +10,7 @@ import pytest
 from plaudit import RewardModel
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NEED_TRAINING = ("tiny_model", "continue_adapter", "scoring")
+NEED_TRAINING = ("tiny_model", "continue_adapter", "scoring", "evaluation")
 ON_A_MODEL = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem not in NEED_TRAINING)
 
 
@@ -67,3 +67,13 @@ def test_a_trained_adapter_is_verified_and_scored_with(tiny, run, folder):
     assert len(rewards) == 4
     assert rewards == sorted(rewards, reverse=True)
     assert "first preferred to second: 0." in printed
+
+
+def test_a_trained_model_is_evaluated_and_every_figure_is_had_again_from_its_scores(tiny, run, folder):
+    run("lora", tiny, str(folder / "evaluated-adapter"))
+    printed = run("evaluation", str(folder / "evaluated-adapter"))
+    assert "made-up (pairs)" in printed
+    assert "the same from the scores: True" in printed
+    assert re.search(r"model minus shortest: [-+][01]\.\d{3}", printed)
+    held = {file.name for file in (folder / "runs" / "evaluation").iterdir()}
+    assert {"scores.jsonl", "mistakes.jsonl", "results.json"} <= held

@@ -58,3 +58,26 @@ def test_a_number_that_is_not_finite_is_named_with_its_step():
     metrics.require_finite({"loss": 0.5, "step": 3}, 3)
     with pytest.raises(FloatingPointError, match=r"^loss is nan at step 3: .*lower learning_rate"):
         metrics.require_finite({"accuracy": 1.0, "loss": float("nan")}, 3)
+
+
+def test_equal_values_share_the_mean_of_their_ranks():
+    assert metrics.average_ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
+
+
+def test_auc_is_the_share_of_right_wrong_pairs_in_order():
+    generator = np.random.default_rng(0)
+    scores, is_right = generator.integers(0, 5, 40), generator.integers(0, 2, 40).astype(bool)
+    wins = [(a > b) + 0.5 * (a == b) for a in scores[is_right] for b in scores[~is_right]]
+    assert metrics.roc_auc(scores, is_right) == pytest.approx(np.mean(wins))
+    assert metrics.roc_auc(scores, np.ones(40)) is None
+
+
+def test_rank_correlations_are_those_worked_out_by_hand():
+    first, second = np.array([1, 2, 3, 4, 5]), np.array([2, 1, 4, 3, 5])
+    assert metrics.spearman(first, second) == pytest.approx(1 - 6 * 4 / (5 * 24))
+    assert metrics.kendall(first, second) == pytest.approx((8 - 2) / 10)
+    assert metrics.spearman(first, -first) == metrics.kendall(first, -first) == -1.0
+    # Ties: of three pairs one is tied on the left, one on the right, one in order.
+    assert metrics.kendall([1, 1, 2], [1, 2, 2]) == pytest.approx(1 / 2)
+    assert metrics.spearman([1, 1, 2], [1, 2, 2]) == pytest.approx(1 / 2)
+    assert metrics.spearman(first, np.ones(5)) is metrics.kendall(np.ones(5), first) is None

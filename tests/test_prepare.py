@@ -461,3 +461,22 @@ def test_what_a_stream_drops_is_said_when_it_has_grown_over_all_workers(caplog):
     counts.note("train", {"worker": 1, "rows": 9, "tied": 2})
     counts.say()
     assert caplog.messages == ["dropped 1 of 9 train pairs: 1 tied", "dropped 3 of 14 train pairs: 3 tied"]
+
+
+# Where the prepared pairs come from
+
+
+def test_prepared_pairs_say_which_rows_they_are_and_which_of_the_pairs_that_the_rows_hold():
+    same = {"chosen": "same", "rejected": "same"}
+    origins = getattr(prepared([same, TEXTS, same, TEXTS]), prepare.ORIGINS)
+    assert (origins.rows.tolist(), origins.places.tolist()) == ([1, 3], [1, 3])
+    numbered = [row | {records.ROW: number} for row, number in ((TEXTS, 7), (same, 8), (TEXTS, 9))]
+    origins = getattr(prepared(numbered), prepare.ORIGINS)
+    assert (origins.rows.tolist(), origins.places.tolist()) == ([7, 9], [0, 2])
+
+
+def test_rows_that_hold_no_pair_have_no_place_among_the_pairs():
+    rows = [RATED | {"scores": [1, 1]}, RATED, RATED | {"responses": ["same", "same"]}, RATED]
+    origins = getattr(prepared(rows), prepare.ORIGINS)
+    assert (origins.rows.tolist(), origins.places.tolist()) == ([1, 3], [0, 2])
+    assert len(formats.convert(Dataset.from_list(rows))) == 3, "the identical pair is one that the rows hold"

@@ -69,6 +69,16 @@ def test_two_processes_see_every_pair_once_in_order(alone, together, model_path)
             assert labels == [0.0] * rows
 
 
+def test_a_benchmarks_answers_are_scored_alike_on_one_process_and_two(alone, together):
+    expected = alone["evaluations"]["benchmark"]
+    assert np.shape(expected) == (3, 3)
+    assert len(np.unique(expected)) == 9
+    for result in together:
+        np.testing.assert_allclose(result["evaluations"]["benchmark"], expected, atol=1e-5)
+        name = "eval_best_of_three_accuracy"
+        assert result["evaluations"]["metrics"][name] == alone["evaluations"]["metrics"][name]
+
+
 @pytest.mark.parametrize("run", ["even", "uneven", "streamed"])
 def test_training_on_two_processes_is_training_on_one(alone, together, run):
     assert len(alone[run]["logs"]) == (1 if run == "even" else 2)

@@ -141,7 +141,7 @@ def test_an_unknown_truncation_is_an_error_also_where_nothing_is_too_long(render
 def test_what_fits_exactly_or_has_no_limit_is_not_cut(render, truncation):
     found = scorables([1, 2, 3], [1, 2])
     for limit in (3, None):
-        assert render(found, truncation, limit) == ([[1, 2, 3], [1, 2]], 0)
+        assert render(found, truncation, limit) == ([[1, 2, 3], [1, 2]], [False, False])
 
 
 def test_too_long_a_sequence_is_an_error_with_its_length_the_limit_and_how_many_there_are(render):
@@ -155,7 +155,7 @@ def test_too_long_a_sequence_is_an_error_with_its_length_the_limit_and_how_many_
 
 def test_left_keeps_the_end_of_what_is_too_long_and_counts_it(render):
     found = scorables(list(range(1, 10)), [5, 6], [7] * 5)
-    assert render(found, "left", 4) == ([[6, 7, 8, 9], [5, 6], [7] * 4], 2)
+    assert render(found, "left", 4) == ([[6, 7, 8, 9], [5, 6], [7] * 4], [True, False, True])
     assert [one.content for one in found] == [list(range(1, 10)), [5, 6], [7] * 5], "what came in is as it was"
 
 
@@ -202,8 +202,11 @@ def test_a_limit_below_one_token_is_an_error(render, limit):
     ],
 )
 def test_left_cuts_answers_to_one_prompt_at_the_same_place(render, answers, limit, expected, num_truncated):
-    assert render(scorables(*answers, group=0), "left", limit) == (expected, num_truncated)
-    assert render(scorables(*answers[::-1], group=0), "left", limit) == (expected[::-1], num_truncated)
+    for given, wanted in ((answers, expected), (answers[::-1], expected[::-1])):
+        fitted = render(scorables(*given, group=0), "left", limit)
+        assert fitted.sequences == wanted
+        assert fitted.truncated == [new != old for new, old in zip(wanted, given, strict=True)]
+        assert fitted.num_truncated == num_truncated
 
 
 @pytest.mark.parametrize(
@@ -230,9 +233,9 @@ def test_only_the_answers_to_a_prompt_with_too_long_ones_are_cut(render):
     first = scorables([1, 2, 3, 20], [1, 2, 3, 30, 31], group=0)
     second = scorables([1, 2, 3, 20], [1, 2, 3, 30], group=1)
     found = [first[0], second[0], first[1], second[1]]
-    sequences, num_truncated = render(found, "left", 4)
+    sequences, truncated = render(found, "left", 4)
     assert sequences == [[2, 3, 20], [1, 2, 3, 20], [2, 3, 30, 31], [1, 2, 3, 30]]
-    assert num_truncated == 2
+    assert truncated == [True, False, True, False]
 
 
 TALK = turns("What color is the sky?", "It is blue.", "And the grass?", "Green.", "And at night?", "It is black.")
@@ -249,7 +252,7 @@ def test_drop_turns_leaves_out_the_fewest_of_the_oldest_turns_and_no_system_turn
     kept = [*system, *TALK[start:]]
     expected = render(scorables(kept), "error", None).sequences
     found = scorables([*system, *TALK])
-    assert render(found, "drop_turns", limit_of(render, kept)) == (expected, 1)
+    assert render(found, "drop_turns", limit_of(render, kept)) == (expected, [True])
     # One token more is not enough for another turn, one token less costs one.
     assert render(found, "drop_turns", limit_of(render, kept) + 1).sequences == expected
     if start == 2:
@@ -267,9 +270,9 @@ def test_drop_turns_drops_the_same_turns_of_all_answers_to_one_prompt(render):
     long = [*TALK[:5], {"role": "assistant", "content": "It is as black as a story about a cat. " * 4}]
     limit = limit_of(render, long[2:])
     assert limit_of(render, TALK) <= limit, "the short answer fits"
-    sequences, num_truncated = render(scorables(TALK, long, group=0), "drop_turns", limit)
+    sequences, truncated = render(scorables(TALK, long, group=0), "drop_turns", limit)
     assert sequences == render.encode(scorables(TALK[2:], long[2:]))
-    assert num_truncated == 2
+    assert truncated == [True, True]
     assert render(scorables(TALK, long), "drop_turns", limit).sequences == render.encode(scorables(TALK, long[2:]))
 
 

@@ -671,7 +671,7 @@ def test_prefer_of_unlike_sides_is_an_error(load, chosen, rejected, message):
 def test_preferences_of_far_apart_rewards_neither_overflow_nor_leave_0_and_1(monkeypatch):
     model = built()
     values = np.array([5e3, -5e3, 40, 0, -5e3, 5e3, 0, 0], np.float32)
-    monkeypatch.setattr(model, "rewards_of", lambda *arguments: Scored(values, 0, 8))
+    monkeypatch.setattr(model, "rewards_of", lambda *arguments: Scored(values, np.ones(8, int), np.zeros(8, bool)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = model.prefer(["a"] * 4, ["b"] * 4)

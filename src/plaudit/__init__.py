@@ -1,4 +1,4 @@
-"""plaudit: train, verify and score with reward models. The public names, loaded on first use."""
+"""plaudit: train, check, score with and evaluate reward models. The public names, loaded on first use."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from plaudit import formats
     from plaudit.collate import DataCollatorForPreference, RewardDataCollatorWithPadding
     from plaudit.config import RewardConfig
+    from plaudit.evaluation import evaluate
     from plaudit.scoring import RewardModel
     from plaudit.trainer import RewardTrainer
 
@@ -18,6 +19,7 @@ __all__ = [
     "RewardModel",
     "RewardTrainer",
     "__version__",
+    "evaluate",
     "formats",
 ]
 
@@ -27,6 +29,7 @@ _HOME = {
     "RewardDataCollatorWithPadding": "plaudit.collate",
     "RewardModel": "plaudit.scoring",
     "RewardTrainer": "plaudit.trainer",
+    "evaluate": "plaudit.evaluation",
 }
 
 

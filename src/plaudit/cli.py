@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and arguments[0] in VERBS:
         return _run_verb(arguments[0], arguments[1:])
-    verbs = "\n".join(f"  {name:<8}{verb.help}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"  {name:<10}{verb.help}" for name, verb in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="plaudit",
         description="Train, verify and score with reward models.",
@@ -98,6 +98,7 @@ def _run_train(arguments: list[str]) -> None:
     trainer = run.train(given)
     if given.get("do_train", True) and trainer.is_world_process_zero():
         print(f"saved to {trainer.args.output_dir}")
+        _print_page(str(trainer.args.output_dir))
     if trainer.args.world_size > 1:
         # Left to the interpreter's end, the process group's threads may be destroyed while they run.
         trainer.end()
@@ -118,7 +119,7 @@ def _parse_score(arguments: list[str]) -> dict[str, Any]:
         Job,
         "score",
         "--model MODEL --data DATA --output OUTPUT [options]",
-        VERBS["score"].help.capitalize() + ". Started again after a kill, it goes on where it was.",
+        _sentence("score") + " Started again after a kill, it goes on where it was.",
         arguments,
     )
     return {**given, "keep": _parse_keep(given["keep"])} if "keep" in given else given
@@ -134,6 +135,63 @@ def _parse_keep(words: list[str]) -> str | float:
     except ValueError:
         pass
     raise UsageError(f"--keep: must be 'top1' or 'threshold X' with a number X, not {' '.join(words)!r}")
+
+
+def _run_evaluate(arguments: list[str]) -> None:
+    from plaudit.evaluation import Evaluation, describe, run
+
+    usage = "--model MODEL --benchmark NAME_OR_FILE ... [options]\n       plaudit evaluate --scores FILE [options]"
+    given = parse_fields(Evaluation, "evaluate", usage, _sentence("evaluate"), arguments)
+    print(describe(run(**given)))
+    folder = Evaluation(**given).folder
+    if folder is not None:
+        print(f"\nresults in {folder}")
+        _print_page(folder)
+
+
+def _print_page(folder: str) -> None:
+    """Say where the report is, if one could be made."""
+    from plaudit.report import PAGE
+
+    if (Path(folder) / PAGE).is_file():
+        print(f"report in {Path(folder) / PAGE}")
+
+
+def _run_compare(arguments: list[str]) -> None:
+    from plaudit.comparison import describe
+    from plaudit.results import Comparing, compare_files
+
+    given = parse_fields(Comparing, "compare", "A.jsonl B.jsonl [options]", _sentence("compare"), arguments)
+    print(describe(compare_files(**given)))
+    if "output_dir" in given:
+        print(f"\nresults in {given['output_dir']}")
+
+
+def _run_report(arguments: list[str]) -> None:
+    from plaudit.report import ReportOptions, run
+
+    print(run(**parse_fields(ReportOptions, "report", "DIR", _sentence("report"), arguments)))
+
+
+def _run_audit(arguments: list[str]) -> int:
+    from plaudit.audit import Audit, run
+
+    text, exit_code = run(**parse_fields(Audit, "audit", "DATA [options]", _sentence("audit"), arguments))
+    print(text)
+    return exit_code
+
+
+def _run_doctor(arguments: list[str]) -> int:
+    given = parse_train(arguments, "doctor", _sentence("doctor") + " Options are those of plaudit train.")
+    from plaudit.checkup import check_up
+
+    diagnosis = check_up(given)
+    print(diagnosis)
+    return 0 if diagnosis.healthy else 1
+
+
+def _sentence(verb: str) -> str:
+    return VERBS[verb].help.capitalize() + "."
 
 
 def _run_verify(arguments: list[str]) -> int:
@@ -165,7 +223,7 @@ def _run_merge(arguments: list[str]) -> None:
 
 
 def _run_demo(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="plaudit demo", description=VERBS["demo"].help.capitalize() + ".")
+    parser = argparse.ArgumentParser(prog="plaudit demo", description=_sentence("demo"))
     parser.add_argument("--output_dir", default="runs/demo", help="where everything is left (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the pairs and of the training (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="use no more pairs than this, for a quick try")
@@ -178,7 +236,7 @@ def _run_demo(arguments: list[str]) -> None:
 def _loading_parser(verb: str, metavar: str, what: str) -> argparse.ArgumentParser:
     parser = LineParser(
         prog=f"plaudit {verb}",
-        description=VERBS[verb].help.capitalize() + ".",
+        description=_sentence(verb),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -201,6 +259,11 @@ class Verb:
 VERBS = {
     "train": Verb("train a reward model on preference pairs", _run_train),
     "score": Verb("write a data set's rows with their rewards, in flat memory", _run_score),
+    "evaluate": Verb("measure a reward model on benchmarks, or scores that are there already", _run_evaluate),
+    "compare": Verb("compare two models' scores on the same rows", _run_compare),
+    "report": Verb("make one page of a directory of results, to be opened in a browser", _run_report),
+    "audit": Verb("say what is wrong with preference data before they are trained on", _run_audit),
+    "doctor": Verb("find out why a training does not learn, before or after it", _run_doctor),
     "verify": Verb("replay a checkpoint's golden conversations, and say why rewards differ", _run_verify),
     "merge": Verb("merge an adapter into one whole model, its rewards compared before and after", _run_merge),
     "demo": Verb("train, save, reload and score a tiny reward model on real text", _run_demo),

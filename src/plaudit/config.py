@@ -132,6 +132,13 @@ class RewardConfig(TrainingArguments):
             "choices": ["auto", "off"],
         },
     )
+    eval_benchmarks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Benchmarks to evaluate on as well, by name, Hub id, file, folder or NAME=PATH; their figures are "
+            "logged as eval_<name>_<figure>, and a longer sequence than max_length loses its beginning."
+        },
+    )
 
     @property
     def given(self) -> frozenset[str]:

@@ -143,7 +143,7 @@ def is_transcript(text: Any) -> bool:
     return isinstance(text, str) and set(_TURN_MARK.findall(text)) == set(_ROLE_OF_MARK)
 
 
-def _transcript_turns(text: Any, column: str) -> list[dict[str, Any]]:
+def transcript_turns(text: Any, column: str) -> list[dict[str, Any]]:
     """Return every turn of a transcript as a message, in order, without the white space around its text.
 
     Two turns of one role in a row stay two messages: joining them would invent a turn that nobody wrote.
@@ -168,7 +168,7 @@ def _from_transcript(row: Mapping[str, Any], margins: bool) -> Pairs:
     sides = {}
     for side in ("chosen", "rejected"):
         text = row[side]
-        sides[side] = _transcript_turns(prompt + text if isinstance(text, str) else text, side)
+        sides[side] = transcript_turns(prompt + text if isinstance(text, str) else text, side)
     if all(turns[-1]["role"] == "assistant" and turns[-1]["content"] for turns in sides.values()):
         yield sides
     else:

@@ -24,10 +24,12 @@ from transformers import (
     set_seed,
 )
 
+from plaudit import report
 from plaudit.config import RewardConfig
 from plaudit.metrics import wilson_interval
 from plaudit.say import say
 from plaudit.trainer import RewardTrainer
+from plaudit.training_results import write_training_results
 
 EOS, PAD = "<|end|>", "<|pad|>"
 HELD_OUT_SHARE = 0.1
@@ -207,7 +209,10 @@ def train(folder: Path, train_pairs: list[dict], held_out_pairs: list[dict], see
     seconds = time.perf_counter() - start
     accuracy = trainer.evaluate()["eval_accuracy"]
     trainer.save_model()
-    return trainer.predict(held_out).predictions, accuracy, seconds
+    trainer.save_state()
+    rewards = trainer.predict(held_out).predictions
+    write_training_results(trainer, folder, with_report=False, name="held-out sentences")
+    return rewards, accuracy, seconds
 
 
 def run(output_dir: str | Path = "runs/demo", *, seed: int = 0, limit: int | None = None) -> dict[str, Any]:
@@ -252,7 +257,8 @@ def run(output_dir: str | Path = "runs/demo", *, seed: int = 0, limit: int | Non
         "examples": pick_examples(held_out_pairs, torch.as_tensor(rewards).tolist()),
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return summary
+    page = report.try_report(folder)
+    return {**summary, "report": None if page is None else str(page)}
 
 
 def longer_wins(pairs: Sequence[dict[str, str]]) -> float:
@@ -288,4 +294,6 @@ def describe(summary: dict[str, Any]) -> str:
         f"pairs               {folder / 'train.jsonl'}, {folder / 'held_out.jsonl'}",
         f"this summary        {folder / 'summary.json'}",
     ]
+    if summary["report"] is not None:
+        lines.append(f"the whole report    {summary['report']}")
     return "\n".join(lines)

@@ -181,8 +181,11 @@ HELP_HERE = {
 }
 
 
-def train_parser() -> argparse.ArgumentParser:
-    """Return the parser of every option of `plaudit train`, older names included, that leaves out what is not given."""
+def train_parser(verb: str = "train", description: str = "Train a reward model on preference pairs.") -> LineParser:
+    """Return the parser of every option of `plaudit train`, older names included, that leaves out what is not given.
+
+    verb: another that takes the same options.
+    """
     from transformers import HfArgumentParser
     from transformers.hf_argparser import string_to_bool
 
@@ -194,9 +197,9 @@ def train_parser() -> argparse.ArgumentParser:
     kinds: list[Any] = [ModelArguments, DataArguments, RewardConfig]
     parser = Parser(
         kinds,
-        prog="plaudit train",
-        usage="plaudit train --model_name_or_path MODEL --dataset_name DATA [--config FILE.yaml] [options]",
-        description="Train a reward model on preference pairs.",
+        prog=f"plaudit {verb}",
+        usage=f"plaudit {verb} --model_name_or_path MODEL --dataset_name DATA [--config FILE.yaml] [options]",
+        description=description,
         allow_abbrev=False,
         formatter_class=argparse.HelpFormatter,
     )
@@ -241,9 +244,12 @@ def _flags(actions: Iterable[argparse.Action]) -> list[str]:
     return [flag for action in actions for flag in action.option_strings]
 
 
-def parse_train(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the options that were given, by flag or in the config file, each of its option's type."""
-    parser = train_parser()
+def parse_train(arguments: Sequence[str], *of_verb: str) -> dict[str, Any]:
+    """Return the options that were given, by flag or in the config file, each of its option's type.
+
+    of_verb: another verb that takes the same options, and its description.
+    """
+    parser = train_parser(*of_verb)
     given = _given(parser, arguments)
     for name in ("model_name_or_path", "dataset_name"):
         if given.get(name) is None:

@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,16 @@ SIDES = ("chosen_ids", "rejected_ids")
 IDENTICAL = "whose two sides are identical"
 # The attribute of a prepared stream that holds it with the dropped rows in place.
 MARKED = "_plaudit_marked"
+# The attribute of a prepared map-style data set that says where its pairs come from.
+ORIGINS = "_plaudit_origins"
+
+
+class Origins(NamedTuple):
+    """Of each prepared pair, shape (num_pairs,): its row's number in the user's data set, and its place among the pairs
+    that the rows hold, the dropped ones included."""
+
+    rows: np.ndarray
+    places: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ class EncodePairs:
             reason or self._reason_to_drop(*pair, self._where(row))
             for row, reason, pair in zip(rows, reasons, pairs, strict=True)
         ]
+        out[ROW] = list(rows)
         return out
 
     def _check_margins(self, columns: Mapping[str, list], rows: list[int]) -> None:
@@ -181,7 +192,7 @@ def prepare(
         names = dataset.column_names or list(first)
         dataset = dataset.map(encode, with_indices=True, batched=True, batch_size=100, remove_columns=names)
         # Later rows may bring columns that the first one did not have.
-        dataset = dataset.select_columns(list(_features(layout)))
+        dataset = dataset.select_columns([name for name in _features(layout) if name != ROW])
         _check_stream(dataset, split, rules)
         return _without_dropped(dataset), layout
     prepared = dataset.map(
@@ -308,7 +319,7 @@ def _features(layout: Layout) -> Features:
     columns: dict[str, Any] = {name: List(Value("int32")) for name in ("chosen_ids", "rejected_ids")}
     if "margin" in layout.columns:
         columns["margin"] = Value("float64")
-    return Features({**columns, DROPPED: Value("string")})
+    return Features({**columns, DROPPED: Value("string"), ROW: Value("int64")})
 
 
 def _fingerprint(dataset: Dataset, encode: EncodePairs, tokenizer: PreTrainedTokenizerBase | None) -> str:
@@ -322,17 +333,22 @@ def _fingerprint(dataset: Dataset, encode: EncodePairs, tokenizer: PreTrainedTok
 
 def _drop(prepared: Dataset, split: str, rules: Rules) -> Dataset:
     """Return the pairs of a prepared map-style dataset that are to be used; the others are counted per reason."""
-    reasons = [reason for table in _arrow(prepared, [DROPPED]) for reason in table[DROPPED].to_pylist()]
-    prepared = prepared.remove_columns(DROPPED)
-    counts = Counter(reason for reason in reasons if reason)
-    if not counts:
-        return prepared
-    kept = np.flatnonzero([reason is None for reason in reasons])
+    tables = list(_arrow(prepared, [DROPPED, ROW]))
+    reasons = [reason for table in tables for reason in table[DROPPED].to_pylist()]
+    rows = np.concatenate([table[ROW].to_numpy() for table in tables])
+    prepared = prepared.remove_columns([DROPPED, ROW])
     lengths = pair_lengths(prepared)
-    if not len(kept):
-        raise ValueError(_none_left(f"the {len(reasons):,} pairs", split, counts, lengths, rules.max_length))
-    say_dropped({"rows": len(reasons), **_with_sides(counts, lengths, rules)}, split)
-    return prepared.select(kept)
+    kept = np.flatnonzero([reason is None for reason in reasons])
+    # A row of another format that holds no pair has no tokens.
+    places = np.cumsum(lengths.max(axis=1) > 0) - 1
+    counts = Counter(reason for reason in reasons if reason)
+    if counts:
+        if not len(kept):
+            raise ValueError(_none_left(f"the {len(reasons):,} pairs", split, counts, lengths, rules.max_length))
+        say_dropped({"rows": len(reasons), **_with_sides(counts, lengths, rules)}, split)
+        prepared = prepared.select(kept)
+    setattr(prepared, ORIGINS, Origins(rows[kept], places[kept]))
+    return prepared
 
 
 def _with_sides(counts: Mapping[str, int], lengths: np.ndarray, rules: Rules) -> dict[str, int]:

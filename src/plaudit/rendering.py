@@ -23,10 +23,15 @@ def check_limits(truncation: str, max_length: int | None) -> None:
 
 
 class Fitted(NamedTuple):
-    """Token ids, one list a sequence, and how many of them were cut."""
+    """Token ids, one list a sequence, and of each whether it was cut."""
 
     sequences: list[list[int]]
-    num_truncated: int
+    truncated: list[bool]
+
+    @property
+    def num_truncated(self) -> int:
+        """How many were cut."""
+        return sum(self.truncated)
 
 
 class Renderer:
@@ -54,7 +59,7 @@ class Renderer:
         sequences = self.encode(found)
         long = [i for i, ids in enumerate(sequences) if max_length is not None and len(ids) > max_length]
         if not long or max_length is None:
-            return Fitted(sequences, 0)
+            return Fitted(sequences, [False] * len(sequences))
         if truncation == "error":
             raise ValueError(
                 f"{found[long[0]].where}: {len(sequences[long[0]]):,} tokens are more than max_length {max_length:,} "
@@ -72,7 +77,7 @@ class Renderer:
                 parts = self._drop_turns([found[i] for i in members], max_length)
             for i, ids in zip(members, parts, strict=True):
                 cut[i] = ids
-        return Fitted(cut, sum(new != old for new, old in zip(cut, sequences, strict=True)))
+        return Fitted(cut, [new != old for new, old in zip(cut, sequences, strict=True)])
 
     def encode(self, found: Sequence[Scorable]) -> list[list[int]]:
         """Return the token ids of each, however long. Raises ValueError naming the row."""

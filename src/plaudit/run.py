@@ -1,29 +1,54 @@
 """One training run from names: a model, a data set and options in, a saved and evaluated reward model out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, TaskType
 
-from plaudit import formats, loading
+from plaudit import formats, loading, report
 from plaudit.config import RewardConfig
 from plaudit.metrics import pair_metrics
 from plaudit.options import ADAPTER_OPTIONS, OWN_OPTIONS, DataArguments, ModelArguments, did_you_mean, taken
+from plaudit.say import say
 from plaudit.setup import default_output_dir
 from plaudit.trainer import RewardTrainer
+from plaudit.training_results import write_training_results
 
 
 def train(given: Mapping[str, Any]) -> RewardTrainer:
-    """Train, save and evaluate as the options say, and return the trainer.
+    """Train, save and evaluate as the options say, write the results and the report, and return the trainer.
 
     given: the options of `plaudit train` by name, only those that were chosen; `model_name_or_path` and `dataset_name`
     must be among them. Raises ValueError for options that contradict each other, and whatever loading them raises.
     """
+    trainer = build(given)
+    config, data = trainer.args, given["dataset_name"]
+    # The card links data sets on the Hub; a path of this machine would say nothing to its readers.
+    on_hub = None if Path(data).expanduser().exists() else data
+    if given.get("do_train", True):
+        _train_and_save(trainer)
+    if trainer.eval_dataset is not None:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if given.get("do_train", True):
+        # Once more, with the last evaluation in its log.
+        trainer.save_state()
+        trainer.create_model_card(dataset_name=on_hub)
+        if config.push_to_hub:
+            trainer.push_to_hub(dataset_name=on_hub)
+    if trainer.is_world_process_zero():
+        _leave_results(trainer)
+    return trainer
+
+
+def build(given: Mapping[str, Any]) -> RewardTrainer:
+    """Return the trainer that the options describe, its data prepared and nothing trained. given, errors: as of `train`."""
     given = dict(given)
     model_args = ModelArguments(**taken(given, ModelArguments))
     data_args = DataArguments(**taken(given, DataArguments))
-    model, data = given["model_name_or_path"], given["dataset_name"]
+    model = given["model_name_or_path"]
     peft_config = _peft_config(model_args, given)
     given.setdefault("output_dir", default_output_dir(model))
     config = RewardConfig(**{name: value for name, value in given.items() if name not in OWN_OPTIONS})
@@ -38,19 +63,22 @@ def train(given: Mapping[str, Any]) -> RewardTrainer:
         eval_dataset=test_dataset,
         peft_config=peft_config,
     )
-    # The card links data sets on the Hub; a path of this machine would say nothing to its readers.
-    on_hub = None if Path(data).expanduser().exists() else data
-    if given.get("do_train", True):
-        _train_and_save(trainer)
-    if trainer.eval_dataset is not None:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
-    if given.get("do_train", True):
-        trainer.create_model_card(dataset_name=on_hub)
-        if config.push_to_hub:
-            trainer.push_to_hub(dataset_name=on_hub)
+    if trainer.benchmark_sets is not None:
+        _check_best_metric(config.metric_for_best_model, trainer.benchmark_sets.figure_names())
     return trainer
+
+
+def _leave_results(trainer: RewardTrainer) -> None:
+    """Write what the evaluation found, and the page; a run that is finished and saved never fails here."""
+    folder = str(trainer.args.output_dir)
+    if trainer.eval_dataset is None:
+        # The page of the training curves alone.
+        report.try_report(folder)
+        return
+    try:
+        write_training_results(trainer, folder)
+    except Exception as error:
+        say(f"the results of the evaluation were not written: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _train_and_save(trainer: Any) -> None:
@@ -87,12 +115,15 @@ def _check_together(data_args: DataArguments, config: RewardConfig, given: Mappi
     for problem, applies in problems.items():
         if applies:
             raise ValueError(problem)
-    _check_best_metric(config.metric_for_best_model)
+    if not config.eval_benchmarks:
+        # What a benchmark's figures are called is known once it is read.
+        _check_best_metric(config.metric_for_best_model)
 
 
-def _check_best_metric(name: str | None) -> None:
-    # compute_metrics, which could give others, is for Python only. The last three are Trainer's own.
-    known = [*_pair_figures(), "loss", "num_tokens", "runtime", "samples_per_second", "steps_per_second"]
+def _check_best_metric(name: str | None, of_benchmarks: Sequence[str] = ()) -> None:
+    # compute_metrics, which could give others, is for Python only. The three before the benchmarks' are Trainer's own.
+    own = ["loss", "num_tokens", "runtime", "samples_per_second", "steps_per_second"]
+    known = [*_pair_figures(), *own, *of_benchmarks]
     if name is not None and name.removeprefix("eval_") not in known:
         nearest = did_you_mean(name.removeprefix("eval_"), known)
         raise ValueError(
@@ -115,14 +146,18 @@ def _load_data(data_args: DataArguments, config: RewardConfig, given: Mapping[st
     if not given.get("do_train", True):
         # Whoever only evaluates may do so on any split, also a file's only one.
         test = train if data_args.dataset_test_split == data_args.dataset_train_split else test
-        if test is None:
+        if test is None and not config.eval_benchmarks:
             raise ValueError(
                 f"there is nothing to do: do_train is false, and data set {name!r} has no split "
                 f"{data_args.dataset_test_split!r} to evaluate on; name one with --dataset_test_split"
             )
     strategy = str(getattr(config.eval_strategy, "value", config.eval_strategy))
     # RewardConfig turns do_eval on by itself when there is an eval_strategy.
-    if test is None and (strategy != "no" or config.do_eval or "dataset_test_split" in given):
+    if (
+        test is None
+        and not config.eval_benchmarks
+        and (strategy != "no" or config.do_eval or "dataset_test_split" in given)
+    ):
         asked = (
             f"eval_strategy={strategy}" if strategy != "no" else "do_eval" if config.do_eval else "dataset_test_split"
         )

@@ -36,11 +36,21 @@ OF_NO_MATTER = (
 
 
 class Scored(NamedTuple):
-    """rewards: float32, shape (num_sequences,). num_tokens: of all sequences, what they share counted each time."""
+    """Of each sequence its reward, float32, how many tokens it has, and whether it was cut; each shape (num_sequences,)."""
 
     rewards: np.ndarray
-    num_truncated: int
-    num_tokens: int
+    lengths: np.ndarray
+    truncated: np.ndarray
+
+    @property
+    def num_truncated(self) -> int:
+        """How many sequences were cut."""
+        return int(self.truncated.sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens of all sequences, what they share counted each time."""
+        return int(self.lengths.sum())
 
 
 class RewardModel:
@@ -327,10 +337,10 @@ class RewardModel:
         """Return the rewards of what scorable.py made; options as in `score`."""
         self.check_normalise(normalise)
         if not found:
-            return Scored(np.zeros(0, np.float32), 0, 0)
+            return Scored(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
         scorable.say_how_texts_are_read(self._recorded("kind"), found)
-        sequences, num_truncated = self.fitted(found, truncation, max_length)
-        self.num_truncated += num_truncated
+        sequences, truncated = self.fitted(found, truncation, max_length)
+        self.num_truncated += sum(truncated)
         values = self.inference(sequences)
         # One that is not finite can make others of its batch so: alone, each shows what it is.
         for i in np.flatnonzero(~np.isfinite(values)).tolist():
@@ -343,7 +353,7 @@ class RewardModel:
         if normalise:
             normal = cast(Proof, self.proof).normalisation
             values = ((values.astype(np.float64) - normal["mean"]) / normal["scale"]).astype(np.float32)
-        return Scored(values, num_truncated, sum(map(len, sequences)))
+        return Scored(values, np.array([len(ids) for ids in sequences]), np.array(truncated))
 
     def check_normalise(self, normalise: bool) -> None:
         """Raise ValueError where normalised rewards are asked for and nothing is recorded to normalise by."""
@@ -351,7 +361,7 @@ class RewardModel:
             raise ValueError(f"normalise needs the mean and scale of {PROOF_FILE}, which this model does not have")
 
     def fitted(self, found: Sequence[Scorable], truncation: str = "error", max_length: int | None = None) -> Fitted:
-        """Return the token ids of what is to be scored, and how many were cut. Raises ValueError naming the row."""
+        """Return the token ids of what is to be scored, and which were cut. Raises ValueError naming the row."""
         render = Renderer(self.tokenizer, self._frozen_kwargs(), models.vocabulary_size(self.model))
         return render(found, truncation, self._limit(max_length) or self.max_length)
 

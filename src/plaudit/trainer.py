@@ -14,14 +14,15 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
-from plaudit import adapters, compat, formats, losses, setup, sharding
+from plaudit import adapters, audit, compat, doctor, formats, losses, setup, sharding, watch
 from plaudit import model as models
 from plaudit.batches import PairRows, Share, StreamedPairs, by_length, make_loader, train_order
+from plaudit.benchmark_sets import BenchmarkSets
 from plaudit.card import model_card
 from plaudit.collate import DataCollatorForPreference, Padded, PairCollator, TreeRow
 from plaudit.config import RewardConfig
 from plaudit.facts import card_facts
-from plaudit.metrics import mean_loss, pair_metrics, require_finite
+from plaudit.metrics import mean_loss, pair_metrics
 from plaudit.prepare import Rules, StreamCounts, common_template_kwargs, prepare
 from plaudit.probe import layout_of_run
 from plaudit.proof import Contract, Proof, data_facts, make_proof, sample_of, weight_fingerprints, write_proof
@@ -99,7 +100,9 @@ class RewardTrainer(Trainer):
         self.args = setup.fit_to_model(self.args, model)
         model = self._adapt(model)
         self._prepare_all(model, train_dataset, eval_dataset)
-        self._running = RunningMetrics()
+        # By prefix: an evaluation set as it was given; what was evaluated last, and its rewards, shape (num_pairs, 2).
+        self.newest_rewards: dict[str, tuple[Any, Any]] = {}
+        self._running, self._watch = RunningMetrics(), watch.Watch()
         self._kept_loss: dict | None = None
         self._proof: Proof | None = None
         self._sample: list[list[int]] | None = None
@@ -158,11 +161,29 @@ class RewardTrainer(Trainer):
         self._layout: Any = None
         self._template_kwargs: dict[str, Any] = {}
         self._dropped = StreamCounts()
+        self._raw_train = train_dataset
         self.train_dataset = None if train_dataset is None else self._prepare(train_dataset, "train")
         if isinstance(eval_dataset, dict):
+            self.raw_eval_sets = {f"eval_{name}": data for name, data in eval_dataset.items()}
             self.eval_dataset = {name: self._prepare(data, f"eval_{name}") for name, data in eval_dataset.items()}
         else:
+            self.raw_eval_sets = {} if eval_dataset is None else {"eval": eval_dataset}
             self.eval_dataset = None if eval_dataset is None else self._prepare(eval_dataset, "eval")
+        self.benchmark_sets = self._load_benchmarks()
+        if self.eval_dataset is None and self.benchmark_sets is not None:
+            # Trainer wants a set where there is an eval_strategy.
+            self.eval_dataset = {}
+
+    def _load_benchmarks(self) -> BenchmarkSets | None:
+        if not self.args.eval_benchmarks:
+            return None
+        tokenizer = setup.tokenizer_of(self.processing_class)
+        as_turns = self.data_kind != "standard" and bool(getattr(tokenizer, "chat_template", None))
+        # The first process writes datasets' cache, the others read it.
+        with self.args.main_process_first(desc="loading the benchmarks"):
+            sets = BenchmarkSets(self.args.eval_benchmarks, tokenizer, self._rules, self._template_kwargs, as_turns)
+        sets.require_other_names(self.eval_dataset if isinstance(self.eval_dataset, dict) else ())
+        return sets
 
     @property
     def data_kind(self) -> str:
@@ -252,6 +273,8 @@ class RewardTrainer(Trainer):
         if self.model is not None:
             setup.require_trainable(self.model)
             sharding.reshard(self.model)
+        if self.is_world_process_zero():
+            audit.say_summary(self._raw_train, next(iter(self.raw_eval_sets.values()), None), self.args.max_length)
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._dropped.say()
         return output
@@ -268,7 +291,7 @@ class RewardTrainer(Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Overridden to take up the token count and the open interval that a resumed checkpoint kept."""
         # Trainer comes here again when auto_find_batch_size gives up an attempt: what that had counted goes with it.
-        self._running = RunningMetrics(self.accelerator.device)
+        self._running, self._watch = RunningMetrics(self.accelerator.device), watch.Watch()
         self._kept_loss = None
         result = super()._init_training_state(*args, **kwargs)
         kept = cast(dict, self.state.stateful_callbacks).get(STATE)
@@ -278,7 +301,9 @@ class RewardTrainer(Trainer):
         return result
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Overridden because a resumed Trainer forgets the losses since the last log before the checkpoint."""
+        """Overridden because a resumed Trainer forgets the losses since the last log before the checkpoint, and because what
+        goes wrong is to be seen however seldom a run logs."""
+        watch.attend(self)
         if self._kept_loss:
             tr_loss += self._kept_loss["sum"]
             self._globalstep_last_logged -= self._kept_loss["steps"]
@@ -325,7 +350,8 @@ class RewardTrainer(Trainer):
             output = outputs(model, inputs)
         chosen, rejected = read(output).chunk(2)
         weight = inputs.get("pair_weight", torch.ones_like(chosen))
-        total = torch.where(weight > 0, self._pair_losses(chosen, rejected, inputs.get("margin")), 0.0).sum()
+        pair_losses = torch.where(weight > 0, self._pair_losses(chosen, rejected, inputs.get("margin")), 0.0)
+        total = pair_losses.sum()
         if num_items_in_batch is None:
             loss = total / weight.sum().clamp_min(1.0)
         else:
@@ -335,8 +361,10 @@ class RewardTrainer(Trainer):
             loss = loss + balance / (1 if num_items_in_batch is None else self.current_gradient_accumulation_steps)
         if model.training and self.is_in_train:
             self._running.add(chosen.detach(), rejected.detach(), weight, inputs.get("num_tokens", 0))
+            self._watch.add(pair_losses, weight, inputs.get("pair_index"))
             if self.accelerator.gradient_state.sync_gradients:
                 self._running.end_step()
+                self._watch.end_step()
         return (loss, output) if return_outputs else loss
 
     def _pair_losses(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None) -> Tensor:
@@ -372,8 +400,13 @@ class RewardTrainer(Trainer):
             if not self.args.logging_nan_inf_filter:
                 # With a loss scaler an infinite gradient is an ordinary event: the step is skipped, the scale lowered.
                 scaled = ("grad_norm",) if self.accelerator.scaler is not None else ()
-                require_finite({k: v for k, v in logs.items() if k not in scaled}, self.state.global_step)
+                watch.require_finite(self, {k: v for k, v in logs.items() if k not in scaled})
         super().log(logs, start_time)
+
+    def diagnose(self) -> doctor.Diagnosis:
+        """Return what is wrong with this run, before, during or after training, each cause with evidence and cure; the model,
+        the optimizer and the random numbers are left as they were."""
+        return doctor.diagnose(watch.case_of(self))
 
     def _gather_rows(self, row: Tensor) -> Tensor:
         return self.accelerator.gather(row.unsqueeze(0))
@@ -381,9 +414,10 @@ class RewardTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Overridden to keep the token count and the open interval, and never to save what is not finite."""
         interval = self._running.reduce(self._gather_rows)
-        if not self.args.logging_nan_inf_filter:
-            require_finite({"reward": sum(interval["sums"])}, self.state.global_step)
         open_loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean().item()
+        if not self.args.logging_nan_inf_filter:
+            watch.require_finite(self, {"reward": sum(interval["sums"]), "loss": open_loss})
+            watch.require_finite_weights(self)
         cast(dict, self.state.stateful_callbacks)[STATE] = {
             "num_tokens": self._running.num_tokens,
             "interval": interval,
@@ -469,7 +503,20 @@ class RewardTrainer(Trainer):
             raise ValueError("eval_dataset is an empty dict; give at least one named data set")
         if eval_dataset is not None and not isinstance(eval_dataset, (str, dict)):
             eval_dataset = self._prepare(eval_dataset, metric_key_prefix)
-        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if eval_dataset is None and self.benchmark_sets is not None:
+            metrics |= self._evaluate_benchmarks(metric_key_prefix)
+        return metrics
+
+    def _evaluate_benchmarks(self, prefix: str) -> dict[str, float]:
+        """Log and return the benchmarks' figures, as `<prefix>_<benchmark>_<figure>`."""
+        sets = cast(BenchmarkSets, self.benchmark_sets)
+        whole = self._score(self.get_eval_dataloader(sets.dataset), "benchmarks")
+        self.newest_rewards["benchmarks"] = (sets.dataset, whole["rewards"])
+        metrics = {f"{prefix}_{name}": value for name, value in sets.logged_figures(whole["rewards"]).items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def predict(self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test") -> Any:
         """Overridden to take raw data and to drop no pair: one longer than max_length is a ValueError.
@@ -509,22 +556,9 @@ class RewardTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Overridden because Trainer's means of batch means count repeats and weigh short batches like full ones."""
-        model = self._model_for_evaluation()
-        self.callback_handler.eval_dataloader = dataloader
-        scored, metrics = ScoredPairs(), {}
-        for inputs in dataloader:
-            self._dropped.note(metric_key_prefix, inputs.pop("counts", None))
-            _, logits, labels = self.prediction_step(model, inputs, False, ignore_keys)
-            batch = self._batch_columns(inputs, cast(Tensor, logits), cast(Tensor, labels))
-            scored.add(inputs["pair_index"], inputs["num_tokens"], **batch)
-            if self.args.batch_eval_metrics and self.compute_metrics is not None:
-                one = ScoredPairs()
-                one.add(inputs["pair_index"], 0, **batch)
-                last = self.accelerator.gradient_state.end_of_dataloader
-                metrics = self.compute_metrics(self._prediction(self._gathered(one)), compute_result=last)
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        self._dropped.say()
-        whole = self._gathered(scored)
+        whole = self._score(dataloader, metric_key_prefix, self.compute_metrics, ignore_keys)
+        metrics = whole.pop("metrics", {})
+        self.newest_rewards[metric_key_prefix] = (dataloader.dataset.dataset, whole["rewards"])
         prediction = self._prediction(whole)
         if self.compute_metrics is not None and not self.args.batch_eval_metrics:
             metrics = self.compute_metrics(prediction)
@@ -543,6 +577,31 @@ class RewardTrainer(Trainer):
             metrics=named,
             num_samples=len(whole["rewards"]),
         )
+
+    def _score(
+        self, dataloader: DataLoader, name: str, compute_metrics: Any = None, ignore_keys: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Return the rewards of all pairs, shape (num_pairs, 2), their losses and labels, in the data set's order.
+
+        name: under which dropped pairs are said. compute_metrics: with batch_eval_metrics, called for each batch; what it
+        returns is in `metrics`.
+        """
+        model = self._model_for_evaluation()
+        self.callback_handler.eval_dataloader = dataloader
+        scored, metrics = ScoredPairs(), {}
+        for inputs in dataloader:
+            self._dropped.note(name, inputs.pop("counts", None))
+            _, logits, labels = self.prediction_step(model, inputs, False, ignore_keys)
+            batch = self._batch_columns(inputs, cast(Tensor, logits), cast(Tensor, labels))
+            scored.add(inputs["pair_index"], inputs["num_tokens"], **batch)
+            if self.args.batch_eval_metrics and compute_metrics is not None:
+                one = ScoredPairs()
+                one.add(inputs["pair_index"], 0, **batch)
+                last = self.accelerator.gradient_state.end_of_dataloader
+                metrics = compute_metrics(self._prediction(self._gathered(one)), compute_result=last)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        self._dropped.say()
+        return {**self._gathered(scored), "metrics": metrics}
 
     def _batch_columns(self, inputs: Mapping[str, Any], logits: Tensor, labels: Tensor) -> dict[str, Any]:
         """Return what is kept of a scored batch, each with the pairs as its first dimension."""

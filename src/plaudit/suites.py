@@ -1,0 +1,200 @@
+"""What each benchmark consists of: names and their spellings, subsets, sections, weights and row counts; plain data."""
+
+import re
+from collections.abc import Mapping
+
+# The canonical kinds. The last three are not one benchmark but a shape of rows that any benchmark may have.
+KINDS = (
+    "rewardbench",
+    "rewardbench2",
+    "rm-bench",
+    "judgebench",
+    "ppe-correctness",
+    "ppe-human",
+    "rmb",
+    "rewardmath",
+    "best-of-n",
+    "pairs",
+)
+
+# RewardBench: the subsets of each section with their rows in the `filtered` split.
+REWARDBENCH = {
+    "Chat": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+    },
+    "Chat Hard": {
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
+    },
+    "Safety": {
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
+        "donotanswer": 136,
+    },
+    "Reasoning": {
+        "math-prm": 447,
+        "hep-cpp": 164,
+        "hep-go": 164,
+        "hep-java": 164,
+        "hep-js": 164,
+        "hep-python": 164,
+        "hep-rust": 164,
+    },
+}
+# Where a subset's weight in its section is not its number of rows. The older papers had the two xstest sets exchanged.
+REWARDBENCH_WEIGHTS: dict[str, dict[str, float]] = {
+    "current": {"math-prm": 984},
+    "pre-2024-09-10": {"math-prm": 984, "xstest-should-refuse": 250, "xstest-should-respond": 154},
+}
+# The preference test sets that older tables count as a fifth section, with half the weight of the others.
+REWARDBENCH_PRIOR = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
+
+REWARDBENCH2 = {"Factuality": 475, "Focus": 495, "Math": 183, "Precise IF": 160, "Safety": 450, "Ties": 102}
+
+# Published RM-Bench scores are whole numbers of comparisons for exactly these counts; safety is refuse and response.
+RM_BENCH = {"chat": 129, "math": 529, "code": 228, "safety": 441}
+RM_BENCH_STYLES = ("concise", "detailed plain", "detailed markdown")
+
+# JudgeBench: the category by the start of `source`, and its rows in the set of GPT-4o's answers.
+JUDGEBENCH_SOURCES = {
+    "mmlu-pro": "Knowledge",
+    "livebench-reasoning": "Reasoning",
+    "livebench-math": "Math",
+    "livecodebench": "Coding",
+}
+JUDGEBENCH_GPT = {"Knowledge": 154, "Reasoning": 98, "Math": 56, "Coding": 42}
+# Rows in the set of GPT-4o's answers, in that of Claude's, and in both.
+JUDGEBENCH_ROWS = (350, 270, 620)
+
+PPE_SETS = ("MMLU-Pro", "MATH", "GPQA", "IFEval", "MBPP-Plus")
+
+
+def plain_spelling(text: str) -> str:
+    """Return a name without case, dashes, underscores, slashes, dots and spaces: what two spellings have in common."""
+    return re.sub(r"[-_/.\s]+", "", text.lower())
+
+
+_PPE_NAMES = {plain_spelling(name): name for name in PPE_SETS} | {"mbpp": "MBPP-Plus", "mmlu": "MMLU-Pro"}
+_SPELLINGS = {
+    **dict.fromkeys(("rewardbench", "rewardbench1", "rewardbenchv1"), "rewardbench"),
+    **dict.fromkeys(("rewardbench2", "rewardbenchv2"), "rewardbench2"),
+    "rmbench": "rm-bench",
+    **dict.fromkeys(
+        ("judgebench", "judgebenchgpt", "judgebenchgpt4o", "judgebenchclaude", "judgebenchclaude35sonnet"), "judgebench"
+    ),
+    **dict.fromkeys(("ppe", "ppecorrectness", "ppebestofk"), "ppe-correctness"),
+    **{
+        spelling: "ppe-correctness"
+        for name in map(plain_spelling, PPE_SETS)
+        for spelling in (f"ppe{name}", f"ppe{name}bestofk", f"{name}bestofk", f"ppecorrectness{name}")
+    },
+    **dict.fromkeys(
+        ("ppehuman", "ppehumanpreference", "ppehumanpreferencev1", "humanpreferencev1", "ppepreference"), "ppe-human"
+    ),
+    **dict.fromkeys(("rmb", "rmbpairs", "rmbpairwise", "rmbbon", "rmbbestofn", "rmbrewardmodelbenchmark"), "rmb"),
+    **dict.fromkeys(("rewardmath", "rewardmathbench"), "rewardmath"),
+    **dict.fromkeys(("bestofn", "bon", "bestofk"), "best-of-n"),
+    **dict.fromkeys(("pairs", "pair", "plain", "plainpairs", "pairwise", "preferences"), "pairs"),
+}
+
+
+def kind_of(name: str) -> str | None:
+    """Return the kind of benchmark that a name means in any usual spelling, with or without its Hub owner, or None."""
+    # A trailing slash is a folder's, not an owner's.
+    last = name.rstrip("/").rpartition("/")[2]
+    return _SPELLINGS.get(plain_spelling(name)) or _SPELLINGS.get(plain_spelling(last))
+
+
+def canonical_subset(kind: str, name: str | None) -> str | None:
+    """Return the benchmark's own name of the part that a row's subset belongs to; None where it has no such part.
+
+    RewardBench and RewardBench 2: the subset. RM-Bench: the domain, safety-refuse and safety-response being safety.
+    JudgeBench: the category, from `source`, from the category's name or from its first letter. PPE correctness: the set.
+    """
+    if name is None:
+        return None
+    plain = plain_spelling(name)
+    if kind == "judgebench":
+        return _judgebench_category(plain)
+    if kind == "rm-bench" and plain.startswith("safety"):
+        return "safety"
+    if kind == "ppe-correctness":
+        return _ppe_set(plain)
+    return _PARTS.get(kind, {}).get(plain)
+
+
+def _judgebench_category(plain: str) -> str | None:
+    for start, category in JUDGEBENCH_SOURCES.items():
+        if plain.startswith(plain_spelling(start)) or plain in (category.lower(), category[0].lower()):
+            return category
+    return None
+
+
+def _ppe_set(plain: str) -> str | None:
+    # The name may be a whole benchmark's, as in lmarena-ai/PPE-MATH-Best-of-K.
+    core = re.sub(r"^.*ppe(correctness)?|bestofk$", "", plain)
+    return _PPE_NAMES.get(core)
+
+
+_REWARDBENCH_ROWS = {subset: rows for section in REWARDBENCH.values() for subset, rows in section.items()}
+_PARTS = {
+    "rewardbench": {plain_spelling(name): name for name in (*_REWARDBENCH_ROWS, *REWARDBENCH_PRIOR)},
+    "rewardbench2": {plain_spelling(name): name for name in REWARDBENCH2},
+    "rm-bench": {plain_spelling(name): name for name in RM_BENCH},
+}
+_ROWS = {"rewardbench": _REWARDBENCH_ROWS, "rewardbench2": REWARDBENCH2, "rm-bench": RM_BENCH}
+
+
+def rows_of(kind: str) -> Mapping[str, int]:
+    """Return the rows of each part of a complete benchmark; empty for a kind whose size is not fixed."""
+    return _ROWS.get(kind, {})
+
+
+def missing_of(kind: str, counts: Mapping[str | None, int]) -> str | None:
+    """Return in words, with numbers, what keeps rows from being the whole benchmark; None where nothing does.
+
+    counts: rows by canonical part; under None the rows of no part that the benchmark has.
+    """
+    given = sum(counts.values())
+    if kind == "ppe-correctness":
+        absent = [name for name in PPE_SETS if not counts.get(name)]
+        return f"{5 - len(absent)} of 5 sets: {', '.join(absent)} missing" if absent else None
+    if kind == "judgebench":
+        return _judgebench_missing(counts, given)
+    expected = rows_of(kind)
+    if not expected:
+        return None
+    wrong = [
+        f"{name} {counts.get(name, 0):,} of {rows:,}" for name, rows in expected.items() if counts.get(name, 0) != rows
+    ]
+    prior = sum(counts.get(name, 0) for name in REWARDBENCH_PRIOR)
+    others = [f"{counts[None]:,} rows of no subset that it has"] if counts.get(None) else []
+    if not (wrong or others):
+        return None
+    shown = wrong[:6] + ([f"and {len(wrong) - 6} other parts"] if len(wrong) > 6 else []) + others
+    return f"{given - prior:,} of {sum(expected.values()):,} rows: {', '.join(shown)}"
+
+
+def _judgebench_missing(counts: Mapping[str | None, int], given: int) -> str | None:
+    named = {name: rows for name, rows in counts.items() if name is not None}
+    if given not in JUDGEBENCH_ROWS:
+        return f"{given:,} rows, where the set of GPT-4o's answers has 350, that of Claude's 270, and both have 620"
+    if named and counts.get(None):
+        return f"{counts[None]:,} rows of no category that it has"
+    absent = [name for name in JUDGEBENCH_GPT if not named.get(name)]
+    if named and absent:
+        return f"{given:,} rows, but none of {', '.join(absent)}"
+    if given == 350 and named and named != JUDGEBENCH_GPT:
+        wrong = [f"{name} {named[name]:,} of {rows:,}" for name, rows in JUDGEBENCH_GPT.items() if named[name] != rows]
+        return f"{given:,} of 350 rows, but not its own: {', '.join(wrong)}"
+    return None
