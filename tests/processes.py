@@ -93,7 +93,7 @@ def evaluations(model_path: str, folder: Path) -> dict:
 
 
 def _benchmark_rows(trainer):
-    (rows,) = trainer.benchmark_sets.rows(trainer.newest_rewards["benchmarks"][1]).values()
+    (rows,) = trainer.benchmark_sets.rows(trainer.newest_rewards[trainer.BENCHMARKS][1]).values()
     return rows
 
 

@@ -56,7 +56,7 @@ def test_scored_rows_hold_the_saved_models_rewards(model_path, tmp_path, files):
     evaluate(RewardModel.from_pretrained(tmp_path / "run"), files, output_dir=tmp_path / "out", with_report=False)
     lines = [json.loads(line) for line in (tmp_path / "out/scores.jsonl").read_text().splitlines()]
     rows = [
-        row for part in trainer.benchmark_sets.rows(trainer.newest_rewards["benchmarks"][1]).values() for row in part
+        row for part in trainer.benchmark_sets.rows(trainer.newest_rewards[trainer.BENCHMARKS][1]).values() for row in part
     ]
     assert len(rows) == len(lines) == 11
     for row, line in zip(rows, lines, strict=True):

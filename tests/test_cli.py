@@ -79,7 +79,10 @@ def test_version_is_the_packages(capsys):
 def test_an_unknown_verb_names_the_nearest(capsys):
     code, _, err = run(capsys, "trian", "--config", "x.yaml")
     assert code == 2
-    assert "unknown verb 'trian'; did you mean 'train'?; known: train, score, evaluate, compare, report, audit, doctor, verify, merge, demo" in err
+    assert (
+        "unknown verb 'trian'; did you mean 'train'?; known: train, score, evaluate, compare, report, audit, doctor, verify, merge, demo"
+        in err
+    )
 
 
 @pytest.mark.parametrize(("flag", "nearest"), [("--versoin", "--version"), ("--train", "train")])

@@ -169,6 +169,9 @@ def test_every_option_is_read_in_its_type():
         ({"scores": "s", "dtype": "bfloat16"}, r"dtype \('bfloat16'\) has no effect"),
         ({"scores": "s", "strict": False}, r"strict \(False\) has no effect"),
         ({"model": "m", "benchmark": ["b"], "limit": 0}, "limit is 0, but must be 1 or more"),
+        ({"model": "m", "benchmark": ["b"], "num_resamples": 5}, "num_resamples=5 is too few for a 95 % interval"),
+        ({"model": "m", "benchmark": ["b"], "seed": -1}, "seed=-1 cannot be below 0"),
+        ({"model": "m", "benchmark": ["b"], "on_nonfinite": "official"}, r"is for scores that are there already"),
     ],
 )
 def test_options_that_cannot_be_together_are_an_error(given, message):
@@ -181,6 +184,15 @@ def test_bad_rows_are_found_before_the_model_is_loaded(tmp_path):
     path = made.write(tmp_path / "broken.jsonl", broken)
     with pytest.raises(ValueError, match="row 0: 'label' must be 'A>B' or 'B>A'"):
         run(model=str(tmp_path / "no model here"), benchmark=[path])
+
+
+def test_impossible_options_of_the_figures_are_found_before_anything_is_scored(files):
+    def score(conversations):
+        raise AssertionError("nothing is to be scored")
+
+    for given, message in (({"num_resamples": 5}, "num_resamples=5"), ({"weights": "new"}, "weights='new' is not")):
+        with pytest.raises(ValueError, match=message):
+            evaluate(score, files, **given)
 
 
 def test_the_public_names_are_there():

@@ -10,7 +10,7 @@ from test_ties import GOLDEN as TIES
 from test_ties import rows_of as ties_rows
 
 from plaudit import suites
-from plaudit.figures import results, results_of
+from plaudit.figures import results_of
 from plaudit.metrics import wilson_interval
 from plaudit.score_rows import ScoredRow
 
@@ -60,11 +60,6 @@ def test_the_kind_is_that_of_the_argument_then_of_the_rows_then_of_the_name_then
         results_of([row], "chess")
     with pytest.raises(ValueError, match=r"several kinds of benchmark \(RM-Bench, judgebench\); give one at a time"):
         results_of([pair("1", 2, 1, benchmark="RM-Bench"), pair("1", 2, 1, benchmark="judgebench")])
-
-
-def test_several_benchmarks_are_told_apart_by_name():
-    found = results([pair("1", 2, 1), pair("1", 0, 1, benchmark="other")], num_resamples=100)
-    assert {name: entry["overall"]["official"] for name, entry in found.items()} == {"pairs": 1.0, "other": 0.0}
 
 
 def test_rewardbench_weighs_subsets_within_sections_and_sections_alike():
@@ -441,6 +436,9 @@ def test_cut_rows_are_counted_and_their_figure_given_without_them():
         "n_truncated": 1, "share": pytest.approx(1 / 3), "official_without_truncated": 0.5,
     }  # fmt: skip
     assert found["truncation"]["subsets"]["x"]["official_without_truncated"] == 0.0
+    assert found["truncation"]["identical_when_cut"] == []
+    one = pair("7", 1, 1, truncated=[True, True], identical_when_cut=True)
+    assert entry_of([*rows, one])["truncation"]["identical_when_cut"] == ["7"]
     assert entry_of([pair("1", 2, 1)])["truncation"] is None
     assert entry_of(rows[:1])["truncation"]["overall"]["official_without_truncated"] is None
 

@@ -45,16 +45,25 @@ def test_the_code_is_short_and_prints_what_is_shown(checkout, capfd):
         assert re.search(pattern, printed), line
 
 
-def test_the_command_line_on_the_page_is_accepted(checkout, capfd):
-    from plaudit.cli import main
+def test_the_command_lines_on_the_page_are_accepted(checkout, capfd):
+    from plaudit.cli import VERBS, main
 
-    train, score, verify = re.findall(r"^plaudit ((?:train|score|verify) .*)$", README, flags=re.MULTILINE)
-    assert main([*train.split(), "--max_steps", "1"]) == 0
-    assert "saved to runs/cli" in capfd.readouterr().out
-    assert main(score.split()) == 0
-    assert len((checkout / "runs/scored.jsonl").read_text().splitlines()) == 60
-    assert main(verify.split()) == 0
-    assert "verified: the rewards are the recorded ones" in capfd.readouterr().out
+    lines = [line.split() for line in re.findall(r"^plaudit ([a-z]+ .*)$", README, flags=re.MULTILINE)]
+    assert {verb for verb, *_ in lines} == {*VERBS} - {"demo", "merge", "report"}
+    expected = {
+        "train": "saved to runs/",
+        "score": "60 of 60 rows in runs/scored.jsonl",
+        "verify": "verified: the rewards are the recorded ones",
+        "evaluate": "results in runs/evaluated",
+        "compare": "longer",
+        "audit": "None is empty, identical, repeated or contradictory",
+        "doctor": "healthy: no fault was found",
+    }
+    for verb, *arguments in lines:
+        steps = ["--max_steps", "1"] if verb == "train" else []
+        assert main([verb, *arguments, *steps]) == 0
+        assert expected[verb] in capfd.readouterr().out
+    assert (checkout / "runs/evaluated/report.html").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -109,7 +109,7 @@ def test_a_broken_file_is_named_with_the_cure_and_leaves_the_old_page(folder, na
     with pytest.raises(ValueError, match=message):
         write_report(folder)
     assert (folder / "report.html").read_bytes() == before
-    assert [one.name for one in folder.iterdir() if "unfinished" in one.name] == []
+    assert [one.name for one in folder.iterdir() if one.name.startswith(".")] == []
 
 
 def test_a_page_that_cannot_be_put_in_place_leaves_the_old_one_whole(folder, monkeypatch):
@@ -193,7 +193,7 @@ def test_a_comparison_is_written_from_a_dict_or_from_its_directory(tmp_path, mon
 def test_the_verb_takes_one_folder(folder):
     given = parse_fields(ReportOptions, "report", "DIR", "Write the page.", [str(folder)])
     assert report.run(**given) == folder / "report.html"
-    with pytest.raises(UsageError, match="folder"):
+    with pytest.raises(UsageError, match="DIR"):
         parse_fields(ReportOptions, "report", "DIR", "Write the page.", [])
 
 

@@ -211,6 +211,22 @@ def test_comparing_two_files_says_how_they_differ_and_leaves_it_as_json(tmp_path
     assert list(again["names"]) == ["first", "second"]
 
 
+def test_a_nan_is_an_error_that_names_the_option_with_which_it_is_wrong(tmp_path):
+    lines = ['{"id": "1", "rewards": [1, 0], "labels": [1, 0]}', '{"id": "2", "rewards": [NaN, 0], "labels": [1, 0]}']
+    path, other = tmp_path / "mine.jsonl", tmp_path / "other.jsonl"
+    path.write_text("\n".join(lines))
+    other.write_text("\n".join(lines).replace("NaN", "1"))
+    message = r"mine.jsonl, line 2: 'rewards' must be finite numbers, but holds nan; .*--on_nonfinite official"
+    with pytest.raises(ValueError, match=message):
+        recompute(path)
+    found = recompute(path, output_dir=tmp_path / "out", on_nonfinite="official", with_report=False)["mine"]
+    assert (found["overall"]["official"], found["counts"]["n_nonfinite"]) == (0.5, 1)
+    with pytest.raises(ValueError, match=message):
+        compare_files(other, path)
+    found = compare_files(other, path, tmp_path / "compared", on_nonfinite="official")
+    assert found["benchmarks"]["unnamed"]["overall"]["difference"] == 0.5
+
+
 def test_the_options_of_compare_are_two_files_and_the_bootstraps(tmp_path):
     found = parse_fields(Comparing, "compare", "", "", ["a.jsonl", "b.jsonl", "--seed", "3"])
     assert found == {"first": "a.jsonl", "second": "b.jsonl", "seed": 3}

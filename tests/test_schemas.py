@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import rows_of_benchmarks as made
 
-from plaudit import schemas
+from plaudit import formats
 from plaudit.schemas import kind_of_row, pair_row, read_row
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -180,7 +180,7 @@ def test_rows_of_one_prompt_share_its_hash_and_others_do_not():
 
 
 def pair(row):
-    return pair_row(row, schemas.layout_of(row, "x"), "x row 0")
+    return pair_row(row, formats.layout_of(list(row), row, "x"), "x row 0")
 
 
 def test_a_text_prompt_is_a_turn_or_the_beginning_of_the_text():

@@ -117,9 +117,9 @@ def test_what_a_function_returns_is_checked_and_the_row_is_named(load, returned,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"truncation": "error"}, "truncation has no effect on a scoring function"),
-        ({"max_length": 5}, "max_length has no effect on a scoring function"),
-        ({"template": "file.jinja"}, "template has no effect on a scoring function"),
+        ({"truncation": "error"}, "truncation='error' has no effect on a scoring function"),
+        ({"max_length": 5}, "max_length=5 has no effect on a scoring function"),
+        ({"template": "file.jinja"}, "template='file.jinja' has no effect on a scoring function"),
     ],
 )
 def test_options_of_models_are_refused_for_functions(load, options, message):
@@ -156,7 +156,7 @@ def test_a_reward_model_gives_its_own_rewards_lengths_and_facts(load):
     assert (facts["dtype"], facts["layout"], facts["truncation"]) == ("float32", "Padded", "left")
     assert facts["tokens"] == sum(sum(row.tokens) for row in rows["mine"])
     assert facts["tokens_per_second"] > 0
-    assert set(facts["versions"]) == {"plaudit", "torch", "transformers"}
+    assert {"plaudit", "torch", "transformers"} <= set(facts["versions"])
     assert len(facts["tokenizer_fingerprint"]) == len(facts["template_sha256"]) == 64
 
 
@@ -187,7 +187,7 @@ def test_raw_joins_what_is_said_and_counts_the_rows_without_a_template(load):
     text = "Hello\n\nHi\n\nQuestion 0?\n\nGood 0"
     assert rows["mine"][0].rewards[0] == pytest.approx(float(model.score([text])[0]), abs=1e-5)
     assert rows["mine"][0].extra["template_missing"] is True
-    assert facts["template"] == RAW
+    assert (facts["template"], facts["template_sha256"]) == (RAW, None)
     asked = []
     score(lambda texts: asked.extend(texts) or [0.0] * len(texts), benchmarks, template=RAW)
     assert asked[0] == text

@@ -20,6 +20,8 @@ DOMAIN_COLUMNS = {
     "english_prompt": "english",
     "multilingual": "multilingual",
 }
+# In which two columns the models' names are.
+MODEL_COLUMNS = (("model_a", "model_b"), ("model_1", "model_2"))
 
 
 def is_human_tie(row: ScoredRow) -> bool:
@@ -31,7 +33,7 @@ def is_human_tie(row: ScoredRow) -> bool:
 def models_of(row: ScoredRow) -> tuple[str, str] | None:
     """Return the models that wrote the two candidates, in their order; None where the row does not say."""
     models = row.extra.get("models")
-    for names in (("model_a", "model_b"), ("model_1", "model_2")):
+    for names in MODEL_COLUMNS:
         if models is None and set(names) <= set(row.extra):
             models = [row.extra[name] for name in names]
     return (str(models[0]), str(models[1])) if isinstance(models, (list, tuple)) and len(models) == 2 else None

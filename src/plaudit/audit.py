@@ -2,17 +2,20 @@
 
 import json
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from plaudit import audit_text, census, loading, measures, overlap, sides, tables, token_sample
+from plaudit import census, loading, measures, overlap, sides, tables, token_sample
+from plaudit.audit_text import describe, summarise
 from plaudit.census import Census
-from plaudit.options import did_you_mean, option
+from plaudit.conditions import Condition
+from plaudit.options import option
 from plaudit.overlap import Index
 from plaudit.say import say
+from plaudit.score_rows import written_whole
 from plaudit.sides import Reading
 from plaudit.tables import Unreadable
 
@@ -27,12 +30,8 @@ SUMMARY_ROWS, SUMMARY_STREAM_ROWS = 50_000, 1_000
 class Audit:
     """What is audited, beside what, and what makes it fail; the options of `plaudit audit`. ValueError for impossible ones."""
 
-    data: str = field(
-        metadata={
-            "help": "Pairs: a Hub id, a directory or a file, as for plaudit train.",
-            "positional": True,
-            "metavar": "DATA",
-        }
+    data: str = option(
+        "Pairs: a Hub id, a directory or a file, as for plaudit train.", MISSING, positional=True, metavar="DATA"
     )
     config: str | None = option("Configuration (subset) of the data set.", also="--dataset_config")
     split: str | None = option("Split to audit; the only one, or 'train', unless given.")
@@ -47,7 +46,7 @@ class Audit:
     )
     tokenizer: str | None = option("Also count in tokens of this model: a directory or a Hub id.", also="--model")
     chat_template: str | None = option("Chat template to count with, as train's chat_template_path.")
-    max_length: int | None = option("Longest sequence in tokens; give what is longer. Needs a tokenizer, or token ids.")
+    max_length: int | None = option("Count what is longer than this, in tokens. Needs a tokenizer, or token ids.")
     batch_size: int = option("Pairs in a batch, for what the layouts cost.", BATCH_SIZE)
     sample: int = option("How many rows to count the tokens of; 0 for all.", 8_000)
     source: str | None = option("Column to count by; 'source', 'subset' or such, where there is one, unless given.")
@@ -80,12 +79,13 @@ class Audit:
         for name in ("benchmarks", "fail_on"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
-        object.__setattr__(self, "_conditions", [Condition.of(text) for text in self.fail_on or ()])
+        # Read here, so that one that makes no sense is an error at once.
+        _ = self.conditions
 
     @property
-    def conditions(self) -> "list[Condition]":
+    def conditions(self) -> list[Condition]:
         """What makes the audit fail."""
-        return self._conditions  # type: ignore[attr-defined, no-any-return]
+        return [Condition.of(text) for text in self.fail_on or ()]
 
 
 def audit(data: str, **options: Any) -> dict[str, Any]:
@@ -108,7 +108,8 @@ def run(**given: Any) -> tuple[str, int]:
     as_json = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(as_json + "\n", encoding="utf-8")
+        with written_whole(output) as aside:
+            aside.write_text(as_json + "\n", encoding="utf-8")
     text = as_json if asked.format == "json" else "\n".join([describe(found), *(f"failed: {line}" for line in failed)])
     return text, 1 if failed else 0
 
@@ -123,16 +124,6 @@ def _output_file(output: str) -> Path:
             f"output {output!r} cannot be written; name a .json file, or a directory that can be written to"
         )
     return path
-
-
-def describe(found: Mapping[str, Any]) -> str:
-    """Return an audit as a text to read, a paragraph first."""
-    return audit_text.describe(found)
-
-
-def summarise(found: Mapping[str, Any]) -> str:
-    """Return an audit as one paragraph."""
-    return audit_text.summarise(found)
 
 
 def summarise_dataset(train: Any, test: Any = None, max_length: int | None = None) -> str:
@@ -163,14 +154,14 @@ def _summary(train: Any, test: Any, max_length: int | None) -> dict[str, Any]:
     held = {} if test is None or reading.is_tokenized else {"test": test}
     with Census(_threads(None)) as table:
         with_said = bool(held) and reading.has_prompts
-        num_rows = _fill(table, "pairs", train, reading, limit=limit, with_said=with_said)
+        num_rows = _fill(table, "pairs", tables.tables(train, limit), reading, with_said=with_said)
         found = {"split": "train", **census.figures(table, reading, BATCH_SIZE)}
         whole = len(train) if hasattr(train, "__len__") else None
         if whole is None or whole > num_rows:
             found["of_rows"] = whole
         if with_said:
             test_reading = sides.reading_of(test, "test")
-            _fill(table, "tests", test, test_reading, limit=limit, with_said=True)
+            _fill(table, "tests", tables.tables(test, limit), test_reading, with_said=True)
             found["test_overlap"] = census.overlap(table)
         if reading.is_tokenized and max_length is not None and found["pairs"]:
             found["over"] = census.over(table, max_length, found["pairs"])
@@ -178,9 +169,9 @@ def _summary(train: Any, test: Any, max_length: int | None) -> dict[str, Any]:
 
 
 def _threads(threads: int | None) -> int:
-    return (
-        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
-    )
+    if threads is not None:
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _audit(asked: Audit) -> dict[str, Any]:
@@ -201,13 +192,14 @@ def _audit_rows(asked: Audit, in_place: bool) -> dict[str, Any]:
     tests, test_name = _tests(asked, splits, split, in_place)
     _check(asked, reading, tests is not None)
     index = _index(asked) if asked.benchmarks else None
-    sample = None
+    parts, sample = tables.tables(splits[split]), None
     if asked.tokenizer is not None:
         tokenizer = token_sample.load_tokenizer(asked.tokenizer, asked.chat_template)
-        sample = token_sample.Sample(asked.sample or 2**62, asked.batch_size)
+        sample = token_sample.Sample(asked.sample or sys.maxsize, asked.batch_size)
+        parts = sample.past(parts)
     with Census(_threads(asked.threads)) as table:
         with_said = tests is not None and reading.has_prompts
-        _fill(table, "pairs", splits[split], reading, with_said=with_said, index=index, sample=sample)
+        _fill(table, "pairs", parts, reading, with_said=with_said, index=index)
         found: dict[str, Any] = {"data": asked.data, "split": split, **census.figures(table, reading, asked.batch_size)}
         if not found["pairs"]:
             problem = found["malformed"]["problem"] or ", ".join(found["dropped"])
@@ -215,7 +207,7 @@ def _audit_rows(asked: Audit, in_place: bool) -> dict[str, Any]:
                 f"data set {asked.data!r}: none of its {found['rows']:,} rows of {split} is a pair ({problem})"
             )
         if with_said:
-            _fill(table, "tests", tests, sides.reading_of(tests, test_name), with_said=True)
+            _fill(table, "tests", tables.tables(tests), sides.reading_of(tests, test_name), with_said=True)
             found["test_overlap"] = {"test": test_name, **census.overlap(table)}
         if reading.is_tokenized and asked.max_length is not None:
             found["over"] = census.over(table, asked.max_length, found["pairs"])
@@ -226,7 +218,7 @@ def _audit_rows(asked: Audit, in_place: bool) -> dict[str, Any]:
             "tokenizer": asked.tokenizer,
             **token_sample.figures(sample, reading, tokenizer, asked.max_length),
         }
-    return found
+    return {"summary": summarise(found), **found}
 
 
 def _split_of(asked: Audit, splits: Mapping[str, Any]) -> str:
@@ -308,15 +300,13 @@ def _index(asked: Audit) -> Index:
 def _fill(
     table: Census,
     name: str,
-    rows: Any,
+    parts: Iterable[Any],
     reading: Reading,
     *,
-    limit: int | None = None,
     with_said: bool = False,
     index: Index | None = None,
-    sample: token_sample.Sample | None = None,
 ) -> int:
-    """Add all rows, or the first so many, to a table of the census; return how many were read."""
+    """Add rows, given as tables, to a table of the census; return how many there were."""
     table.create(name)
 
     def add(part: Any, first_row: int) -> None:
@@ -326,119 +316,12 @@ def _fill(
             index.look(there[column], there["row"].to_numpy())  # type: ignore[union-attr]
         table.add(name, measures.measured(batch, reading.is_tokenized, with_said))
 
-    count, parts = 0, tables.tables(rows)
+    count = 0
     with census.workers(table.threads) as submit:
-        while limit is None or count < limit:
-            part = next(parts, None)
-            if part is None:
-                break
-            part = part if limit is None else part.slice(0, limit - count)
-            if sample is not None:
-                sample.offer(part, count)
+        for part in parts:
             # Long texts go in smaller parts, because what is measured takes several times the texts' size.
             step = max(1, len(part) * PART_BYTES // max(part.nbytes, 1))
             for start in range(0, len(part), step):
                 submit(add, part.slice(start, step), count + start)
             count += len(part)
     return count
-
-
-COUNTS = (
-    "empty",
-    "identical",
-    "duplicates",
-    "contradictory",
-    "prompts_differ",
-    "malformed",
-    "dropped",
-    "test_overlap",
-    "benchmark_overlap",
-    "over_max_length",
-)
-RULES = ("longer_wins", "shorter_wins", "markdown_wins", "first_word_wins")
-GROUPS = {"overlap": ("test_overlap", "benchmark_overlap")}
-_COMPARISONS = {">": lambda a, b: a > b, ">=": lambda a, b: a >= b, "<": lambda a, b: a < b, "<=": lambda a, b: a <= b}
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A condition of fail_on: a figure, a comparison and a bound, a count or a share."""
-
-    text: str
-    figures: tuple[str, ...]
-    comparison: str
-    bound: float
-    is_share: bool
-
-    @classmethod
-    def of(cls, text: str) -> "Condition":
-        """Return a condition from its text, such as 'identical' (any at all) or 'duplicates>1%'; ValueError for others."""
-        parsed = re.fullmatch(r"\s*([\w-]+)\s*(?:(>=|<=|>|<)\s*([\d.]+(?:e-?\d+)?)\s*(%?))?\s*", text)
-        known = (*COUNTS, *RULES, *GROUPS)
-        if parsed is None or (parsed[3] is not None and not re.fullmatch(r"\d+\.?\d*(e-?\d+)?|\.\d+", parsed[3])):
-            raise ValueError(
-                f"fail_on {text!r} is no condition; write a name, or a name, > or < and a number, such as duplicates>1%"
-            )
-        name = parsed[1].replace("-", "_")
-        if name not in known:
-            raise ValueError(
-                f"fail_on {text!r}: unknown name {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
-            )
-        figures = GROUPS.get(name, (name,))
-        if parsed[2] is None:
-            if name in RULES:
-                raise ValueError(f"fail_on {text!r} needs a bound, such as {name}>70%")
-            return cls(text, figures, ">", 0.0, False)
-        number, is_share = float(parsed[3]), bool(parsed[4]) or name in RULES
-        bound = number / 100 if parsed[4] else number
-        if is_share and bound > 1:
-            raise ValueError(f"fail_on {text!r} asks for a share above 100 %; write a percentage such as {name}>70%")
-        if not is_share and not number.is_integer():
-            raise ValueError(
-                f"fail_on {text!r} asks for a part of a pair; write a whole number, or a percentage such as {name}>1%"
-            )
-        return cls(text, figures, parsed[2], bound, is_share)
-
-    def lines(self, found: Mapping[str, Any]) -> list[str]:
-        """Return a line for each figure of an audit for which the condition holds."""
-        return [
-            f"{self.text}: {shown}"
-            for figure in self.figures
-            for value, shown in _values(found, figure, self.is_share)
-            if _COMPARISONS[self.comparison](value, self.bound)
-        ]
-
-
-def _values(found: Mapping[str, Any], figure: str, is_share: bool) -> list[tuple[float, str]]:
-    """Return what a condition compares, with how it is shown; nothing for what the audit did not look for."""
-    if figure in RULES:
-        rule = found["baselines"][figure]
-        return [(rule["half_credit"], f"{100 * rule['half_credit']:.2f} % of {rule['n']:,} pairs, ties as half")]
-    places = [(name, one["count"], one["share"], one.get("rows", [])) for name, one in _counted(found, figure)]
-    return [
-        (share if is_share else count, f"{count:,} ({100 * share:.2f} %){' ' + name if name else ''}{_rows(rows)}")
-        for name, count, share, rows in places
-    ]
-
-
-def _rows(rows: Sequence[int]) -> str:
-    return f", first in row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:5]))}" if rows else ""
-
-
-def _counted(found: Mapping[str, Any], figure: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the counts of a figure, each with the name of what it is in where there may be several."""
-    if figure == "malformed":
-        return [("", found["malformed"])]
-    if figure == "dropped":
-        count = sum(found["dropped"].values())
-        return [("", {"count": count, "share": count / (count + found["pairs"])})]
-    if figure == "test_overlap":
-        return [("test prompts", found["test_overlap"]["prompts"])] if "test_overlap" in found else []
-    if figure == "benchmark_overlap":
-        return [
-            (f"rows of {name}", {"count": one["rows_found"], "share": one["rows_share"]})
-            for name, one in found.get("benchmark_overlap", {}).items()
-        ]
-    if figure == "over_max_length":
-        return [("", (found.get("over") or found["tokens"]["over"])["pairs"])]
-    return [("", found["faults"][figure])]

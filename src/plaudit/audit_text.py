@@ -109,11 +109,16 @@ def _faults(found: Mapping[str, Any]) -> list[str]:
     for name, words in FAULTS.items():
         if name in found["faults"]:
             one = found["faults"][name]
-            rows.append((words, f"{one['count']:,}", percent(one["share"]), _rows(one["rows"])))
+            rows.append((words, f"{one['count']:,}", percent(one["share"]), row_list(one["rows"])))
     malformed = found["malformed"]
     if malformed["count"]:
         rows.append(
-            ("rows that are no pair", f"{malformed['count']:,}", percent(malformed["share"]), _rows(malformed["rows"]))
+            (
+                "rows that are no pair",
+                f"{malformed['count']:,}",
+                percent(malformed["share"]),
+                row_list(malformed["rows"]),
+            )
         )
     lines = ["Faults", *table(rows)]
     if malformed["count"]:
@@ -122,7 +127,8 @@ def _faults(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _rows(rows: Sequence[int]) -> str:
+def row_list(rows: Sequence[int]) -> str:
+    """Return the numbers of rows as people read them."""
     return ", ".join(map(str, rows)) or "-"
 
 
@@ -217,7 +223,7 @@ def _overlaps(found: Mapping[str, Any]) -> list[str]:
         for name, words in (("prompts", "have a prompt of the training data"), ("same_pairs", "are training pairs")):
             one = tests[name]
             lines.append(
-                f"  {one['count']:,} of {tests['pairs']:,} pairs of {tests.get('test', 'test')} ({percent(one['share'])}) {words}: rows {_rows(one['rows'])}"
+                f"  {one['count']:,} of {tests['pairs']:,} pairs of {tests.get('test', 'test')} ({percent(one['share'])}) {words}: rows {row_list(one['rows'])}"
             )
     for name, one in found.get("benchmark_overlap", {}).items():
         lines.append(

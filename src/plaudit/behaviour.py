@@ -13,19 +13,15 @@ NUM_REWARD_BINS = 30
 NUM_LENGTH_BINS = 12
 
 
-def length_baselines(comparisons: Comparisons, index: np.ndarray) -> dict[str, float | None] | None:
-    """Return how far "the longer answer wins" goes, and what length has to do with the model's choices.
+def length_habits(comparisons: Comparisons, index: np.ndarray) -> dict[str, float | None]:
+    """Return what length has to do with the model's choices, from comparisons whose lengths are known.
 
-    index: places of comparisons; each row counts once. `longer_wins` is right where the right answer is longer, and
-    `longer_wins_half_credit` half right at equal lengths; `chooses_longer` is the share of the model's choices that are
+    index: places of comparisons; each row counts once. `chooses_longer` is the share of the model's choices that are
     longer, of those between answers of two lengths and two rewards; the last two are the model's accuracy (a tie is
-    wrong) where the right answer is longer and where it is shorter. None where no length is known.
+    wrong) where the right answer is longer and where it is shorter. None where there is no such comparison.
     """
+    index = index[~np.isnan(comparisons.longer[index])]
     longer = comparisons.longer[index]
-    known = ~np.isnan(longer)
-    if not known.any():
-        return None
-    longer, index = longer[known], index[known]
     weight, won, tied = comparisons.weight[index], comparisons.won[index], comparisons.tied[index]
     chosen_is_longer = np.where(won, longer > 0, longer < 0)
 
@@ -33,10 +29,7 @@ def length_baselines(comparisons: Comparisons, index: np.ndarray) -> dict[str, f
         total = float(weight[where].sum())
         return float(weight[where] @ values[where]) / total if total else None
 
-    everywhere = np.ones(len(index), bool)
     return {
-        "longer_wins": mean(longer > 0, everywhere),
-        "longer_wins_half_credit": mean((longer > 0) + 0.5 * (longer == 0), everywhere),
         "chooses_longer": mean(chosen_is_longer, (longer != 0) & ~tied & np.isfinite(comparisons.gap[index])),
         "accuracy_correct_longer": mean(won, longer > 0),
         "accuracy_correct_shorter": mean(won, longer < 0),

@@ -15,6 +15,7 @@ from plaudit.options import did_you_mean
 from plaudit.records import ROW
 from plaudit.say import say
 from plaudit.schemas import BenchmarkRow
+from plaudit.score_rows import written_whole
 
 # The parts that names of files and folders say, where the rows do not.
 PARTS = {
@@ -30,7 +31,6 @@ HUB = {
     "ppe-correctness": (tuple(f"lmarena-ai/PPE-{name}-Best-of-K" for name in suites.PPE_SETS), "train"),
     "ppe-human": (("lmarena-ai/PPE-Human-Preference-V1",), "test"),
 }
-GENERIC = ("pairs", "best-of-n")
 
 
 @dataclass(frozen=True)
@@ -337,9 +337,8 @@ def _read_revisions() -> dict[str, str]:
 def _record_revision(repository: str, commit: str) -> None:
     file = revisions_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps({**_read_revisions(), repository: commit}, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, file)
+    with written_whole(file) as aside:
+        aside.write_text(json.dumps({**_read_revisions(), repository: commit}, indent=2) + "\n", encoding="utf-8")
     say(f"{repository} is loaded at commit {commit} from now on (recorded in {file}); --revision names another")
 
 
@@ -356,7 +355,7 @@ def _recognised(name: str, parts: Sequence[_Part]) -> str:
         # Other collections have these columns too.
         found = "pairs"
     hinted = suites.kind_of(name)
-    if found in GENERIC and hinted is not None and hinted not in GENERIC and _fits_by_name(hinted, first):
+    if found in suites.GENERIC and hinted is not None and hinted not in suites.GENERIC and _fits_by_name(hinted, first):
         return hinted
     return found
 
@@ -416,9 +415,9 @@ def _pairs_of(dataset: Any, where: str, format: str | None) -> tuple[Iterator[tu
     first = dataset[0]
     converted = formats.convert(dataset, format, split=where)
     if converted is dataset:
-        layout = schemas.layout_of(first, where)
+        layout = formats.layout_of(list(first), first, where)
         return ((row[ROW], schemas.pair_row(row, layout, f"{where} row {row[ROW]}")) for row in dataset), 0
-    layout = schemas.layout_of(converted[0], where)
+    layout = formats.layout_of(converted.column_names, converted[0], where)
     # A conversion leaves the other columns out.
     kept = {name: dataset[name][:] for name in ("id", "subset") if name in dataset.column_names}
 

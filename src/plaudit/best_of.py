@@ -74,6 +74,8 @@ def curve_points(values: Sequence[float], intervals: np.ndarray, oracle: Sequenc
     intervals: shape (2, K), the lower and the upper ends.
     """
     kls = kl_of_best(np.arange(1, len(values) + 1))
+    # Where all prompts have the same value, as at k = 1, the last digit of its mean must not leave it outside.
+    intervals = np.stack([np.minimum(intervals[0], values), np.maximum(intervals[1], values)])
     return [
         {"k": k, "kl": float(kl), "value": float(value), "interval": [float(low), float(high)], "oracle": float(best)}
         for k, (kl, value, low, high, best) in enumerate(zip(kls, values, *intervals, oracle, strict=True), 1)

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from plaudit import __version__
 from plaudit.blocks import (
     Block,
     common_schema,
@@ -302,7 +303,7 @@ def _finish(job: Job, places: Places, num_rows: int, started: float) -> dict[str
         _unify(places, parts)
     identity = read_json(places.state / "job.json")
     manifest = {
-        "plaudit": _version(),
+        "plaudit": __version__,
         "model": job.model,
         "model_fingerprint": identity["model_fingerprint"],
         "output": str(places.output),
@@ -319,12 +320,6 @@ def _finish(job: Job, places: Places, num_rows: int, started: float) -> dict[str
     places.write_json(places.manifest, manifest)
     shutil.rmtree(places.state, ignore_errors=True)
     return manifest
-
-
-def _version() -> str:
-    from plaudit import __version__
-
-    return __version__
 
 
 def _summed(places: Places, blocks: Sequence[int]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ def nll(gaps: np.ndarray, weights: np.ndarray | None = None) -> float:
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
-    """Return 1 / (1 + exp(-value)) without overflow."""
+    """Return 1 / (1 + exp(-value))."""
+    # Of the negative size only, so that nothing overflows.
     small = np.exp(-np.abs(values))
     return np.where(values >= 0, 1.0, small) / (1.0 + small)
 

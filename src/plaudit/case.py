@@ -102,5 +102,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def head_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the modules that make rewards of the base model's states, by name; more than one where an adapter copies it."""
     classifier = classifier_of(model)
     return [(name, getattr(classifier, name)) for name in head_names(model)]

@@ -259,7 +259,7 @@ def label_signal(pairs: Sequence[Mapping[str, Any]], states: np.ndarray | None =
     A ridge regression on the differences between the sides; exchanging a pair's sides is changing the sign of its row, so
     one solution serves every labelling. The error of leaving one out: Allen (1974), Technometrics 16 (PRESS).
     """
-    kept = _once(pairs)
+    kept = distinct(pairs)
     if len(kept) < 2:
         return Signal(len(kept), 0.5, 0.0)
     pairs = [pairs[i] for i in kept]
@@ -277,7 +277,7 @@ def label_signal(pairs: Sequence[Mapping[str, Any]], states: np.ndarray | None =
     return Signal(len(pairs), right, deviations, _split(pairs) if states is None else None)
 
 
-def _once(pairs: Sequence[Mapping[str, Any]]) -> list[int]:
+def distinct(pairs: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return the places of pairs of which no two hold the same two answers: a repeat would be told by heart."""
     first: dict[frozenset, int] = {}
     for place, pair in enumerate(pairs):

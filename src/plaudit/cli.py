@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plaudit import __version__
 from plaudit.options import LineParser, UsageError, did_you_mean, parse_fields, parse_train, parsed
 
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"plaudit {_version()}")
+    parser.add_argument("--version", action="version", version=f"plaudit {__version__}")
     parser.add_argument("verb", metavar="VERB", help="what to do, see below")
     known = [*VERBS, "--help", "--version"]
     if arguments and arguments[0].startswith("-") and arguments[0] not in (*known, "-h"):
@@ -33,12 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The rest belongs to a verb that does not exist, so only its name is worth an error.
     verb = parser.parse_args(arguments[:1]).verb
     parser.error(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}; known: {', '.join(VERBS)}")
-
-
-def _version() -> str:
-    from plaudit import __version__
-
-    return __version__
 
 
 def _run_verb(name: str, arguments: list[str]) -> int:

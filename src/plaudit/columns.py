@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plaudit.records import _NOT_ANSWERS, SIDES, Layout
+from plaudit.converters import ANSWER_MARK, QUESTION_MARK
+from plaudit.records import NOT_ANSWERS, SIDES, Layout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -13,22 +14,24 @@ if TYPE_CHECKING:
 # Between a message's role and its content, and after a message, where a prompt is one text: the code points that are
 # there for it, which no role holds.
 AFTER_ROLE, AFTER_MESSAGE = "\x1f", "\x1e"
-# What begins a turn of a transcript.
-MARKS = ("\n\nHuman:", "\n\nAssistant:")
 
 
 def array(table: "pa.Table", column: str) -> Any:
     """Return a table's column as one array."""
+    chunked = table[column]
+    return chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
+
+
+def flat_bytes(column: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bytes of a column of texts or bytes, one value after the other, and where each begins and the last ends."""
     import pyarrow as pa
 
-    chunked = table[column]
-    return (
-        chunked.chunk(0)
-        if chunked.num_chunks == 1
-        else pa.concat_arrays(chunked.chunks)
-        if chunked.chunks
-        else pa.array([], chunked.type)
-    )
+    if column.type not in (pa.large_string(), pa.large_binary()):
+        column = column.cast(pa.large_string())
+    _, offsets, data = column.buffers()
+    every = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+    flat = np.frombuffer(data, np.uint8) if data is not None else np.array([], np.uint8)
+    return flat[every[0] : every[-1]], every - every[0]
 
 
 def is_text(kind: Any) -> bool:
@@ -84,12 +87,12 @@ def _at_last_turn(texts: Any) -> tuple[Any, Any] | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    parts = pc.split_pattern(texts, MARKS[1], max_splits=1, reverse=True)
+    parts = pc.split_pattern(texts, ANSWER_MARK, max_splits=1, reverse=True)
     if len(parts) and pc.min(pc.list_value_length(parts)).as_py() < 2:
         return None
     flat = parts.flatten()
     prompts, answers = flat.take(np.arange(0, len(flat), 2)), flat.take(np.arange(1, len(flat), 2))
-    if pc.any(pc.match_substring(answers, MARKS[0])).as_py():
+    if pc.any(pc.match_substring(answers, QUESTION_MARK)).as_py():
         return None
     return prompts.cast(pa.large_string()), pc.utf8_trim_whitespace(answers).cast(pa.large_string())
 
@@ -97,7 +100,7 @@ def _at_last_turn(texts: Any) -> tuple[Any, Any] | None:
 def _without_marks(texts: Any) -> Any:
     import pyarrow.compute as pc
 
-    for mark in MARKS:
+    for mark in (QUESTION_MARK, ANSWER_MARK):
         texts = pc.replace_substring(texts, mark, "\n")
     return texts
 
@@ -111,7 +114,7 @@ def _columns_of_messages(table: "pa.Table", layout: Layout) -> dict[str, Any] | 
     chosen, rejected = sides.values()
     if chosen is None or rejected is None:
         return None
-    if not all(np.isin(side.roles_at(side.stops - 1), _NOT_ANSWERS, invert=True).all() for side in (chosen, rejected)):
+    if not all(np.isin(side.roles_at(side.stops - 1), NOT_ANSWERS, invert=True).all() for side in (chosen, rejected)):
         return None
     befores = [side.before_last() for side in (chosen, rejected)]
     texts = befores[0][1]
@@ -120,8 +123,8 @@ def _columns_of_messages(table: "pa.Table", layout: Layout) -> dict[str, Any] | 
         if prompt is None or not _is_apart(prompt, (chosen, rejected)):
             return None
         front = prompt.whole()
-        befores = [(_joined(front[0], one[0]), one[1]) for one in befores]
-        texts = pc.binary_join_element_wise(front[1], texts, pa.scalar("", pa.large_string()))
+        befores = [(joined(front[0], one[0]), one[1]) for one in befores]
+        texts = joined(front[1], texts)
     same = pc.equal(befores[0][0], befores[1][0])
     return {
         "chosen_prompt": befores[0][0],
@@ -132,11 +135,13 @@ def _columns_of_messages(table: "pa.Table", layout: Layout) -> dict[str, Any] | 
     }
 
 
-def _joined(first: Any, second: Any) -> Any:
+def joined(*parts: Any) -> Any:
+    """Return texts one after the other, element by element; a part is a column of large strings, or a text for all."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pc.binary_join_element_wise(first, second, pa.scalar("", pa.large_string()))
+    columns = [pa.scalar(part, pa.large_string()) if isinstance(part, str) else part for part in parts]
+    return pc.binary_join_element_wise(*columns, pa.scalar("", pa.large_string()))
 
 
 def _is_apart(prompt: "Messages", sides: Sequence["Messages"]) -> bool:
@@ -192,14 +197,13 @@ class Messages:
     def last(self) -> Any:
         """Return each list's last text; another role than the assistant's in front of it."""
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         texts = self.contents.take(pa.array(self.stops - 1))
         roles = self.roles_at(self.stops - 1)
         if (roles == "assistant").all():
             return texts
         fronts = pa.array(["" if role == "assistant" else role + AFTER_ROLE for role in roles], pa.large_string())
-        return pc.binary_join_element_wise(fronts, texts, pa.scalar("", pa.large_string()))
+        return joined(fronts, texts)
 
     def whole(self) -> tuple[Any, Any]:
         """Return each list as one text with roles, and as one without."""
@@ -217,11 +221,8 @@ class Messages:
 
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
         roles, contents = (one.filter(pa.array(keep)) for one in (self.roles, self.contents))
-        ended = pa.scalar(AFTER_MESSAGE, pa.large_string())
+        marked, lines = joined(roles, AFTER_ROLE, contents, AFTER_MESSAGE), joined(contents, "\n")
         nothing = pa.scalar("", pa.large_string())
-        marked = pc.binary_join_element_wise(roles, contents, pa.scalar(AFTER_ROLE, pa.large_string()))
-        marked = pc.binary_join_element_wise(marked, ended, nothing)
-        lines = pc.binary_join_element_wise(contents, pa.scalar("\n", pa.large_string()), nothing)
         return tuple(pc.binary_join(pa.LargeListArray.from_arrays(offsets, one), nothing) for one in (marked, lines))  # type: ignore[return-value]
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from plaudit.figures import overall_of, sections_of, without_nan
+from plaudit.composites import overall_of, sections_of
+from plaudit.figures import without_nan
 from plaudit.metrics import spearman
-from plaudit.parts import Sampler, Stratum
-from plaudit.resampling import mcnemar_exact
+from plaudit.resampling import NUM_RESAMPLES, mcnemar_exact
 from plaudit.score_rows import ScoredRow, require_unique
 from plaudit.sheet import Sheet, kind_of_rows, sheet_of
+from plaudit.strata import Sampler, Weighted
 
 NUM_SHOWN = 20
 RULES = {
@@ -29,7 +30,7 @@ def compare(
     rows_b: Sequence[ScoredRow],
     names: tuple[str, str] = ("A", "B"),
     *,
-    num_resamples: int = 10_000,
+    num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
     on_nonfinite: str = "error",
 ) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def compare(
     `differ`, the rows that one alone got right, the strongest disagreement first.
     Raises ValueError where no row matches, or the labels of a matched row differ.
     """
+    sampler = Sampler(num_resamples, seed)
     if names[0] == names[1]:
         names = (f"{names[0]} (first)", f"{names[1]} (second)")
     for rows in (rows_a, rows_b):
@@ -58,7 +60,6 @@ def compare(
             f"{_first_key(rows_a)} in the first row of one and {_first_key(rows_b)} in that of the other; compare two "
             "files of scores of the same benchmark"
         )
-    sampler = Sampler(num_resamples, seed)
     return {
         "names": list(names),
         "signs": f"differences are {names[0]} minus {names[1]}: above 0, {names[0]} is better",
@@ -82,7 +83,7 @@ def _checked(row_a: ScoredRow, row_b: ScoredRow, names: tuple[str, str]) -> Scor
     labels_a, labels_b = (list(map(int, row.labels)) for row in (row_a, row_b))
     if labels_a != labels_b:
         raise ValueError(
-            f"benchmark {row_a.benchmark!r}, {row_a.name}: the labels are {labels_a} in {names[0]} and {labels_b} in "
+            f"{row_a.where}: the labels are {labels_a} in {names[0]} and {labels_b} in "
             f"{names[1]}; score the same version of the benchmark with both models"
         )
     # What the figures need beside rewards is the benchmark's, so that both are judged on the same pairs and parts.
@@ -97,7 +98,8 @@ def _benchmark(
     a = sheet_of(rows_a, kind, on_nonfinite=on_nonfinite)
     b = sheet_of(rows_b, kind, on_nonfinite=on_nonfinite, clusters=a.arrays.clusters)
     missing, given = a.missing, _contrast(sampler, overall_of(a), overall_of(b))
-    sections_a, sections_b = sections_of(a), sections_of(b)
+    # Both have the same rows, so the same sections.
+    sections = zip(*(sections_of(sheet).items() for sheet in (a, b)), strict=True)
     entry = {
         "kind": kind,
         "rule": RULES.get("pairs" if kind in ("rewardbench", "ppe-human") else kind, RULES["choice"]),
@@ -106,8 +108,8 @@ def _benchmark(
         "incomplete": missing,
         **({"of_given": given} if missing else {}),
         "sections": {
-            name: None if found is None else _contrast(sampler, found, sections_b[name])
-            for name, found in sections_a.items()
+            name: None if of_a is None or of_b is None else _contrast(sampler, of_a, of_b)
+            for (name, of_a), (_, of_b) in sections
         },
         "subsets": {
             name: {
@@ -123,11 +125,7 @@ def _benchmark(
     return without_nan(entry)
 
 
-Weighted = tuple[Mapping[str, Stratum], Mapping[str, float] | None]
-
-
-def _contrast(sampler: Sampler, given_a: Weighted, given_b: Weighted | None) -> dict[str, Any]:
-    assert given_b is not None  # both have the same rows, so the same parts
+def _contrast(sampler: Sampler, given_a: Weighted, given_b: Weighted) -> dict[str, Any]:
     figures = {"a": sampler.figure(*given_a), "b": sampler.figure(*given_b)}
     return {**figures, **sampler.difference(given_a[0], given_b[0], given_a[1])}
 

@@ -136,6 +136,8 @@ def _is_answer(text: Any, where: str) -> bool:
 
 _TURN_MARK = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _ROLE_OF_MARK = {"Human": "user", "Assistant": "assistant"}
+# What begins a question and an answer after the first turn.
+QUESTION_MARK, ANSWER_MARK = (f"\n\n{name}:" for name in _ROLE_OF_MARK)
 
 
 def is_transcript(text: Any) -> bool:

@@ -12,10 +12,11 @@ from plaudit import checks, trials
 from plaudit.case import LOOKED_AT, Case, untouched
 from plaudit.checks import Finding
 from plaudit.collate import Padded, PairCollator, TreeRow
-from plaudit.metrics import not_finite
+from plaudit.metrics import LN_2, not_finite
 from plaudit.read_outs import check_read_out
 
-LN2 = math.log(2)
+# How near to ln 2, the loss of a coin, and for how many steps, is suspicious.
+NEAR, WINDOW = 0.01, 50
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,21 @@ def _margins(case: Case) -> np.ndarray:
     )
 
 
+def is_a_coins(loss: float) -> bool:
+    """Tell whether a loss is that of a model that knows nothing."""
+    return abs(loss - LN_2) <= NEAR * LN_2
+
+
 def _history_notes(log_history: Sequence[Mapping[str, Any]]) -> list[str]:
     logged = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry and "step" in entry]
     if not logged:
         return []
     (first, start), (last, end) = logged[0], logged[-1]
-    lines = [f"logged losses: {start:.4g} at step {first}, {end:.4g} at step {last} (ln 2, a coin's, is {LN2:.4f})"]
-    if last >= 50 and all(abs(loss - LN2) <= 0.01 * LN2 for _, loss in logged):
-        lines.append(f"all {len(logged)} logged losses are within 1 % of ln 2: nothing was learnt in {last} steps")
+    lines = [f"logged losses: {start:.4g} at step {first}, {end:.4g} at step {last} (ln 2, a coin's, is {LN_2:.4f})"]
+    if last >= WINDOW and all(is_a_coins(loss) for _, loss in logged):
+        lines.append(
+            f"all {len(logged)} logged losses are within {100 * NEAR:g} % of ln 2: nothing was learnt in {last} steps"
+        )
     return lines
 
 
@@ -103,10 +111,8 @@ def _check_history(log_history: Sequence[Mapping[str, Any]]) -> list[Finding]:
         # JSON written by others has None or text where a number was none.
         problem = not_finite({name: math.nan if value in ("NaN", "nan") else value for name, value in entry.items()})
         if problem is not None:
-            cure = "go on from the checkpoint before, with a lower learning_rate, a warm-up, or max_grad_norm=1.0"
-            return [
-                Finding("a number stopped being finite", f"{problem} at step {entry.get('step', '?')} of the log", cure)
-            ]
+            evidence = f"{problem} at step {entry.get('step', '?')} of the log"
+            return [Finding("a number stopped being finite", evidence, trials.STEADIER)]
     return []
 
 

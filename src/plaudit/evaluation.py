@@ -9,13 +9,14 @@ from typing import Any
 from plaudit import figures, suites
 from plaudit.benchmarks import Benchmark, load_benchmarks
 from plaudit.options import option
+from plaudit.resampling import NUM_RESAMPLES
 from plaudit.results import (
     MISTAKES,
+    ON_NONFINITE,
     RESULTS,
     SCORES,
     compare_files,
     describe,
-    flat_figures,
     made_folder,
     recompute,
     say_incomplete,
@@ -23,11 +24,11 @@ from plaudit.results import (
     write_results,
 )
 from plaudit.scorable import TRUNCATIONS
-from plaudit.score_rows import ScoredRow, write_rows
+from plaudit.score_rows import NONFINITE, ScoredRow, write_rows
 from plaudit.sequences import score_benchmarks
 
-# What the verbs and the trainer need besides has its home in results.py and sequences.py.
-__all__ = ["Evaluation", "compare_files", "describe", "evaluate", "flat_figures", "recompute", "run"]
+# With what results.py does without a model.
+__all__ = ["Evaluation", "compare_files", "describe", "evaluate", "recompute", "run"]
 
 
 def evaluate(
@@ -38,7 +39,7 @@ def evaluate(
     truncation: str = "left",
     max_length: int | None = None,
     template: str | None = None,
-    num_resamples: int = 10_000,
+    num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
     weights: str = "current",
     with_report: bool = True,
@@ -55,6 +56,8 @@ def evaluate(
 
     Raises ValueError for rows that are not as the benchmark says, and naming the row for a reward that is not finite.
     """
+    # Before anything is scored, which may take long.
+    figures.check_options(num_resamples, seed, weights)
     loaded = load_benchmarks(benchmarks)
     folder = None if output_dir is None else made_folder(output_dir)
     rows, made = score_benchmarks(score, loaded, truncation=truncation, max_length=max_length, template=template)
@@ -143,8 +146,9 @@ class Evaluation:
     max_batch_tokens: int | None = option("Tokens computed at a time; by the device unless given.")
     strict: bool = option("Evaluate also a model that does not give its recorded rewards.", True, flag="--no_strict")
     trust_remote_code: bool = option("Run the model's own Python code.", False)
-    num_resamples: int = option("Resamples of the bootstrap.", 10_000)
+    num_resamples: int = option("Resamples of the bootstrap.", NUM_RESAMPLES)
     seed: int = option("Of the bootstrap.", 0)
+    on_nonfinite: str = option(ON_NONFINITE, "error", choices=NONFINITE)
     weights: str = option(
         "Weights of RewardBench's subsets: those of older papers differ.",
         "current",
@@ -162,6 +166,12 @@ class Evaluation:
                 raise ValueError(
                     f"{name} ({getattr(self, name)!r}) has no effect on scores that are there already; leave it out"
                 )
+        if self.scores is None and self.on_nonfinite != "error":
+            raise ValueError(
+                f"on_nonfinite={self.on_nonfinite!r} is for scores that are there already (--scores); rewards of a model "
+                "must be finite; leave it out"
+            )
+        figures.check_options(self.num_resamples, self.seed, self.weights, self.on_nonfinite)
         for name in ("limit", "max_length", "max_batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -187,6 +197,7 @@ def run(**given: Any) -> dict[str, Any]:
     common = {name: getattr(options, name) for name in ("num_resamples", "seed", "weights")}
     common["with_report"] = options.report
     if options.scores is not None:
+        common["on_nonfinite"] = options.on_nonfinite
         return recompute(options.scores, options.benchmark, options.folder, **common)
     # Before the model is loaded, which may take long: what is wrong with the rows comes at once.
     names = ("revision", "config", "split", "format", "limit")

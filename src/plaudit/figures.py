@@ -9,27 +9,25 @@ import numpy as np
 from plaudit import behaviour, suites
 from plaudit.agreement import agreement_of
 from plaudit.best_of import curve_points, curves_of
+from plaudit.composites import RM_BENCH_CELLS, overall_of, sections_of
 from plaudit.metrics import roc_auc
-from plaudit.outcomes import Outcomes
-from plaudit.parts import Sampler, Stratum, weighted_mean
-from plaudit.resampling import cluster_sums, percentile_interval, ratio, resampled_sums
+from plaudit.resampling import NUM_RESAMPLES, cluster_sums, percentile_interval, ratio, resampled_sums
 from plaudit.score_rows import ScoredRow
-from plaudit.sheet import CHOICES, Sheet, sheet_of, ties_stratum
+from plaudit.sheet import CHOICES, Sheet, check_rules, sheet_of, ties_stratum
+from plaudit.strata import Sampler, Weighted, weighted_mean
 
 
-def results(rows: Iterable[ScoredRow], **options: Any) -> dict[str, dict[str, Any]]:
-    """Return `results_of` for each benchmark among the rows, by its name."""
-    grouped: dict[str, list[ScoredRow]] = {}
-    for row in rows:
-        grouped.setdefault(row.benchmark, []).append(row)
-    return {name: results_of(group, **options) for name, group in grouped.items()}
+def check_options(num_resamples: int, seed: int, weights: str, on_nonfinite: str = "error") -> None:
+    """Raise ValueError for options of `results_of` that cannot be."""
+    Sampler(num_resamples, seed)
+    check_rules(on_nonfinite, weights)
 
 
 def results_of(
     rows: Iterable[ScoredRow],
     kind: str | None = None,
     *,
-    num_resamples: int = 10_000,
+    num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
     on_nonfinite: str = "error",
     weights: str = "current",
@@ -45,12 +43,8 @@ def results_of(
     `baselines`, `calibration`, `distributions`, `lengths`, `truncation`, `identical`, `worst`, `chance`. Some:
     `matrix` and `matrices` (RM-Bench), `curve` (best-of-n, PPE correctness), `figures` (the benchmark's other numbers).
     """
-    sheet = sheet_of(list(rows), kind, on_nonfinite=on_nonfinite, weights=weights)
-    if num_resamples < 100:
-        raise ValueError(f"num_resamples={num_resamples} is too few for a 95 % interval; give 100 or more")
-    if seed < 0:
-        raise ValueError(f"seed={seed} cannot be below 0; give any whole number from 0")
     sampler = Sampler(num_resamples, seed)
+    sheet = sheet_of(list(rows), kind, on_nonfinite=on_nonfinite, weights=weights)
     missing = sheet.missing
     given = sampler.figure(*overall_of(sheet))
     entry: dict[str, Any] = {"kind": sheet.kind, "overall": None if missing else given, "incomplete": missing}
@@ -64,9 +58,7 @@ def results_of(
     }
     if sheet.kind == "rewardbench":
         _flag_incomplete(entry["sections"], sheet)
-    entry.update(_special(sheet, sampler, missing is None))
-    entry.update(_described(sheet, seed))
-    return without_nan(entry)
+    return without_nan(entry | _special(sheet, sampler, entry) | _described(sheet, seed))
 
 
 def _flag_incomplete(sections: dict[str, Any], sheet: Sheet) -> None:
@@ -81,18 +73,10 @@ def _flag_incomplete(sections: dict[str, Any], sheet: Sheet) -> None:
 def _described(sheet: Sheet, seed: int) -> dict[str, Any]:
     """Return the figures that every kind has."""
     arrays, outcomes, comparisons = sheet.arrays, sheet.outcomes, sheet.comparisons
-    baselines: dict[str, Any] = {
-        "overall": behaviour.length_baselines(comparisons, np.arange(len(comparisons.row))),
-        "subsets": {},
-    }
-    for name, index in sheet.subsets.items():
-        is_member = np.zeros(len(arrays), bool)
-        is_member[index] = True
-        baselines["subsets"][name] = behaviour.length_baselines(comparisons, np.flatnonzero(is_member[comparisons.row]))
     return {
         "chance": _chance(sheet),
         "counts": behaviour.counts_of(arrays, outcomes),
-        "baselines": baselines,
+        "baselines": _baselines(sheet),
         "calibration": behaviour.calibrate(comparisons, seed),
         "distributions": behaviour.distributions(arrays, sheet.subsets),
         "lengths": behaviour.length_bins(comparisons),
@@ -102,8 +86,32 @@ def _described(sheet: Sheet, seed: int) -> dict[str, Any]:
     }
 
 
+def _baselines(sheet: Sheet) -> dict[str, Any]:
+    """Return how far "the longer answer wins" goes on the benchmark's own figures, and what length has to do with the
+    model's choices; overall and by subset, None where no length is known."""
+    rule = sheet.by_length()
+    if rule is None:
+        return {"overall": None, "subsets": dict.fromkeys(sheet.subsets)}
+
+    def found(strata: Weighted, index: np.ndarray) -> dict[str, Any]:
+        is_member = np.zeros(len(sheet.arrays), bool)
+        is_member[index] = True
+        return {
+            "longer_wins": weighted_mean(*strata),
+            "longer_wins_half_credit": weighted_mean(*strata, "half"),
+            **behaviour.length_habits(sheet.comparisons, np.flatnonzero(is_member[sheet.comparisons.row])),
+        }
+
+    subsets = {
+        name: None if own is None else found(({name: rule.stratum(name, own)}, None), own)
+        for name, own in ((name, rule.subsets.get(name)) for name in sheet.subsets)
+    }
+    return {"overall": found(overall_of(rule), rule.whole()), "subsets": subsets}
+
+
 def _truncation(sheet: Sheet) -> dict[str, Any] | None:
-    """Return how many rows were cut, and the official figure without them; None where nobody recorded it."""
+    """Return how many rows were cut, the official figure without them, and in which of them right and wrong have become
+    equal by it; None where nobody recorded it."""
     cut = behaviour.is_cut(sheet.arrays)
     if cut is None:
         return None
@@ -121,7 +129,11 @@ def _truncation(sheet: Sheet) -> dict[str, Any] | None:
         }
         for index, official in groups
     ]
-    return {"overall": described[0], "subsets": dict(zip(sheet.subsets, described[1:], strict=True))}
+    return {
+        "overall": described[0],
+        "subsets": dict(zip(sheet.subsets, described[1:], strict=True)),
+        "identical_when_cut": [row.id for row in sheet.arrays.rows if row.extra.get("identical_when_cut")],
+    }
 
 
 def _chance(sheet: Sheet) -> float | None:
@@ -133,92 +145,9 @@ def _chance(sheet: Sheet) -> float | None:
     return 0.5
 
 
-def overall_of(sheet: Sheet) -> tuple[dict[str, Stratum], dict[str, float] | None]:
-    """Return the strata that the overall figure is made of, and their weights (None: equal ones)."""
-    if sheet.kind == "rewardbench" and sheet.parts:
-        found = [section for name, section in sections_of(sheet).items() if section and name != "Prior Sets"]
-        # Prior sets alone are not the benchmark, and no section of it.
-        if found:
-            strata = {name: stratum for section, _ in found for name, stratum in section.items()}
-            # Each section counts once, however many subsets share its weight.
-            portions = {n: w / sum(weights.values()) for _, weights in found for n, w in weights.items()}
-            return strata, portions
-    if sheet.kind in ("rewardbench2", "rm-bench", "ppe-correctness") and sheet.parts:
-        return {name: sheet.stratum(name, index) for name, index in sheet.parts.items()}, None
-    return {"all": sheet.stratum("all", sheet.whole())}, None
-
-
-def sections_of(sheet: Sheet) -> dict[str, tuple[dict[str, Stratum], dict[str, float]] | None]:
-    """Return the strata and weights of each section; None for a section of which nothing is there."""
-    if sheet.kind == "rewardbench" and sheet.parts:
-        return _rewardbench_sections(sheet)
-    if sheet.kind == "judgebench" and sheet.parts:
-        return {name: _alone(sheet, name, sheet.parts.get(name)) for name in suites.JUDGEBENCH_GPT}
-    if sheet.kind == "ppe-correctness":
-        return {name: _alone(sheet, name, sheet.parts.get(name)) for name in suites.PPE_SETS}
-    if sheet.kind == "rm-bench":
-        return _rm_bench_sections(sheet)
-    if sheet.kind == "rmb":
-        return _rmb_sections(sheet)
-    return {}
-
-
-def _rmb_sections(sheet: Sheet) -> dict[str, tuple[dict[str, Stratum], dict[str, float]] | None]:
-    """Pairs apart from best-of-n, which is harder by its number of answers."""
-    index = sheet.whole()
-    tasks = np.array([_rmb_task(sheet.arrays.rows[row]) for row in index.tolist()])
-    found = {name: index[tasks == name] for name in ("pairwise", "best-of-n")}
-    return {name: _alone(sheet, name, rows if len(rows) else None) for name, rows in found.items()}
-
-
-def _rmb_task(row: ScoredRow) -> str:
-    return str(row.extra.get("task") or ("pairwise" if len(row.rewards) == 2 else "best-of-n"))
-
-
-def _alone(sheet: Sheet, name: str, index: np.ndarray | None) -> tuple[dict[str, Stratum], dict[str, float]] | None:
-    return None if index is None else ({name: sheet.stratum(name, index)}, {name: 1.0})
-
-
-def _rewardbench_sections(sheet: Sheet) -> dict[str, tuple[dict[str, Stratum], dict[str, float]] | None]:
-    own_weights = suites.REWARDBENCH_WEIGHTS[sheet.weights]
-    found: dict[str, Any] = {}
-    for section, subsets in suites.REWARDBENCH.items():
-        strata = {name: sheet.stratum(name, sheet.parts[name]) for name in subsets if name in sheet.parts}
-        found[section] = (strata, {name: own_weights.get(name, subsets[name]) for name in strata}) if strata else None
-    prior = {name: sheet.stratum(name, sheet.parts[name]) for name in suites.REWARDBENCH_PRIOR if name in sheet.parts}
-    if prior:
-        found["Prior Sets"] = (prior, dict.fromkeys(prior, 1.0))
-    return found
-
-
-_RM_BENCH_CELLS = {"hard": np.triu(np.ones((3, 3)), 1), "normal": np.eye(3), "easy": np.tril(np.ones((3, 3)), -1)}
-
-
-def _rm_bench_sections(sheet: Sheet) -> dict[str, tuple[dict[str, Stratum], dict[str, float]] | None]:
-    """Domains first, then hard, normal and easy over all domains."""
-    domains = dict(sheet.parts) or {"all": sheet.whole()}
-    found: dict[str, Any] = {
-        name: _alone(sheet, name, sheet.parts.get(name)) for name in (suites.RM_BENCH if sheet.parts else ())
-    }
-    won = sheet.comparisons.won.reshape(-1, 9).astype(np.float64)
-    tied = sheet.comparisons.tied.reshape(-1, 9).astype(np.float64)
-    for level, cells in _RM_BENCH_CELLS.items():
-        portion = cells.ravel() / 3
-        outcomes = Outcomes(
-            official=won @ portion,
-            half=(won + tied / 2) @ portion,
-            weight=np.ones(len(won)),
-            is_right=sheet.outcomes.is_right,
-            ties=(tied @ portion > 0).astype(np.int64),
-            margin=sheet.outcomes.margin,
-        )
-        strata = {name: sheet.stratum(f"{level} {name}", index, outcomes) for name, index in domains.items()}
-        found[level] = (strata, dict.fromkeys(strata, 1.0))
-    return found
-
-
-def _special(sheet: Sheet, sampler: Sampler, is_complete: bool) -> dict[str, Any]:
-    """Return what only some kinds have: a matrix, curves, and the benchmark's other numbers."""
+def _special(sheet: Sheet, sampler: Sampler, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what only some kinds have: a matrix, curves, and the benchmark's other numbers; entry: what there is so far."""
+    is_complete = entry["incomplete"] is None
     if sheet.kind == "rewardbench":
         return {"figures": _rewardbench_figures(sheet, is_complete)}
     if sheet.kind == "rewardbench2" and "Ties" in sheet.parts:
@@ -229,7 +158,7 @@ def _special(sheet: Sheet, sampler: Sampler, is_complete: bool) -> dict[str, Any
     if sheet.kind == "judgebench":
         return {"figures": _judgebench_figures(sheet)}
     if sheet.kind == "ppe-human":
-        return _human_figures(sheet, sampler)
+        return _human_figures(sheet, sampler, entry["subsets"])
     if sheet.kind == "ppe-correctness":
         return _correctness_figures(sheet, sampler, is_complete)
     if sheet.kind in ("rewardmath", "best-of-n"):
@@ -257,7 +186,7 @@ def _rm_bench_matrices(sheet: Sheet) -> dict[str, Any]:
     domains = dict(sheet.parts) or {"all": sheet.whole()}
     matrices = {name: won[index].mean(axis=0) for name, index in domains.items()}
     mean = np.mean(list(matrices.values()), axis=0)
-    levels = [float((mean * cells).sum() / 3) for cells in _RM_BENCH_CELLS.values()]
+    levels = [float((mean * cells).sum() / 3) for cells in RM_BENCH_CELLS.values()]
     assert math.isclose(sum(levels) / 3, float(mean.mean()), abs_tol=1e-12)
     return {
         "styles": list(suites.RM_BENCH_STYLES),
@@ -277,9 +206,9 @@ def _judgebench_figures(sheet: Sheet) -> dict[str, Any]:
     return figures
 
 
-def _human_figures(sheet: Sheet, sampler: Sampler) -> dict[str, Any]:
+def _human_figures(sheet: Sheet, sampler: Sampler, domains: Mapping[str, Any]) -> dict[str, Any]:
+    """The votes for neither, the worst domain, of which a training's outcome depends most, and how models rank."""
     figures: dict[str, Any] = {"human_ties": int((sheet.outcomes.weight == 0).sum())}
-    domains = {name: sampler.figure({name: sheet.stratum(name, index)}) for name, index in sheet.subsets.items()}
     rated = {name: found for name, found in domains.items() if found["official"] is not None}
     if rated:
         lowest = min(rated, key=lambda name: (rated[name]["official"], name))

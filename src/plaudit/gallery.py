@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plaudit import plots
+from plaudit.metrics import LN_2
 from plaudit.plots import Line
 from plaudit.readable import one_line
 from plaudit.wording import decimal, interval, is_number, number, percent
@@ -14,7 +15,6 @@ from plaudit.wording import decimal, interval, is_number, number, percent
 LONGEST_TABLE = 120
 # A curve is drawn through at most so many points.
 LONGEST_CURVE = 400
-LN_2 = math.log(2)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plaudit.columns import flat_bytes, joined
 from plaudit.records import SIDES
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 # A heading, a list's item, bold, or code: what Markdown shows as such. A line begins at its "\n", not at "^", which
 # pyarrow takes the end of the match before for.
 MARKDOWN = r"\n[ \t]*(?:#{1,6} |[-*+] |[0-9]+[.)] )|\*\*|`"
-FIRST_WORD = r"^\s*(\S{1,32})"
+FIRST_WORD = r"^\s*(?P<word>\S{1,32})"
 
 
 def measured(batch: "pa.RecordBatch", is_tokenized: bool, with_said: bool) -> "pa.Table":
@@ -35,7 +36,7 @@ def measured(batch: "pa.RecordBatch", is_tokenized: bool, with_said: bool) -> "p
         text = column.cast(pa.large_string())
         made[f"{side}_characters"] = pc.utf8_length(text)
         made[f"{side}_words"] = num_words(column)
-        made[f"{side}_marks"] = pc.count_substring_regex(_after_newline(text), MARKDOWN)
+        made[f"{side}_marks"] = pc.count_substring_regex(joined("\n", text), MARKDOWN)
         made[f"{side}_first"] = first_words(text)
         made[f"{side}_empty"] = pc.equal(made[f"{side}_words"], 0)
         made[side] = text
@@ -50,19 +51,11 @@ def measured(batch: "pa.RecordBatch", is_tokenized: bool, with_said: bool) -> "p
     return pa.table(made)
 
 
-def _after_newline(texts: Any) -> Any:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    nothing, newline = (pa.scalar(one, pa.large_string()) for one in ("", "\n"))
-    return pc.binary_join_element_wise(newline, texts, nothing)
-
-
 def first_words(texts: Any) -> Any:
     """Return each text's first word, at most 32 characters of it; null for a text without one."""
     import pyarrow.compute as pc
 
-    return pc.struct_field(pc.extract_regex(texts, FIRST_WORD.replace("(", "(?P<word>")), "word")
+    return pc.struct_field(pc.extract_regex(texts, FIRST_WORD), "word")
 
 
 def spaced(texts: Any) -> Any:
@@ -78,14 +71,6 @@ def spaced(texts: Any) -> Any:
     return pc.utf8_trim_whitespace(one)
 
 
-def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return a large_binary column's bytes and offsets."""
-    _, offsets, data = column.buffers()
-    every = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
-    flat = np.frombuffer(data, np.uint8) if data is not None else np.array([], np.uint8)
-    return flat[every[0] : every[-1]], every - every[0]
-
-
 _IS_SPACE = np.isin(np.arange(256), [9, 10, 11, 12, 13, 32, 28, 29, 30, 31])
 
 
@@ -93,7 +78,7 @@ def num_words(column: Any) -> Any:
     """Return how many stretches without white space (ASCII's) each text has."""
     import pyarrow as pa
 
-    data, offsets = _flat(column)
+    data, offsets = flat_bytes(column)
     is_text = ~_IS_SPACE[data]
     begins = is_text.copy()
     begins[1:] &= ~is_text[:-1]
@@ -126,7 +111,7 @@ def _shared(batch: "pa.RecordBatch", prompts: tuple[Any, Any], is_tokenized: boo
 
 def num_common_bytes(left: Any, right: Any) -> np.ndarray:
     """Return how many bytes two columns' values begin with in common."""
-    (a, a_offsets), (b, b_offsets) = _flat(left), _flat(right)
+    (a, a_offsets), (b, b_offsets) = flat_bytes(left), flat_bytes(right)
     least = np.minimum(np.diff(a_offsets), np.diff(b_offsets))
     common = least.copy()
     rest, done, width = np.flatnonzero(least), 0, 16
@@ -147,7 +132,7 @@ def num_common_bytes(left: Any, right: Any) -> np.ndarray:
 
 def _num_characters(column: Any, lengths: np.ndarray) -> np.ndarray:
     """Return how many whole characters the first so many bytes of each text hold."""
-    data, offsets = _flat(column)
+    data, offsets = flat_bytes(column)
     if not len(data) or data.max() < 128:
         return lengths
     # A character begins at each byte that does not continue one; the cut may be inside the last.

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+# The Bradley-Terry loss, in nats, of a model that knows nothing.
+LN_2 = math.log(2)
+
 
 def pair_metrics(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, float]:
     """Return what is logged about a set of pairs: accuracy (a tie is wrong), ties, margin and the rewards' spread.

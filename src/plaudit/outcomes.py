@@ -32,12 +32,19 @@ class RowArrays:
         if not (self.is_right | (labels == 0)).all():
             row = rows[self.row_of[np.argmin(self.is_right | (labels == 0))]]
             raise ValueError(
-                f"benchmark {row.benchmark!r}, {row.name}: the labels are {list(row.labels)}, but a label is 1 (right) or "
-                "0 (wrong); mend the row"
+                f"{row.where}: the labels are {list(row.labels)}, but a label is 1 (right) or 0 (wrong); mend the row"
             )
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def by_length(self) -> "RowArrays":
+        """Return the same rows with each candidate's length as its reward, and 0 where that is not known."""
+        twin = RowArrays.__new__(RowArrays)
+        for name in ("rows", "clusters", "sizes", "starts", "is_right", "row_of"):
+            setattr(twin, name, getattr(self, name))
+        twin.rewards = np.nan_to_num(self.lengths)
+        return twin
 
     @cached_property
     def num_right(self) -> np.ndarray:
@@ -80,7 +87,7 @@ class RowArrays:
             if len(bad):
                 row = self.rows[bad[0]]
                 raise ValueError(
-                    f"benchmark {row.benchmark!r}, {row.name}: no candidate is {word} (labels {list(row.labels)}), so "
+                    f"{row.where}: no candidate is {word} (labels {list(row.labels)}), so "
                     f"there is nothing to compare, as in {len(bad):,} rows; mend the labels or drop the row"
                 )
 
@@ -99,7 +106,7 @@ def _check_lengths(rows: Sequence[ScoredRow], sizes: np.ndarray) -> None:
     for row, size in zip(rows, sizes.tolist(), strict=True):
         if size < 2 or len(row.labels) != size:
             raise ValueError(
-                f"benchmark {row.benchmark!r}, {row.name}: {size} rewards and {len(row.labels)} labels; a row needs two "
+                f"{row.where}: {size} rewards and {len(row.labels)} labels; a row needs two "
                 "candidates or more, each with a reward and a label"
             )
 
@@ -110,8 +117,7 @@ def _rewards(rows: Sequence[ScoredRow], total: int) -> np.ndarray:
     except (TypeError, ValueError):
         row = next(row for row in rows if not all(isinstance(reward, Real) for reward in _flat(row)))
         raise ValueError(
-            f"benchmark {row.benchmark!r}, {row.name}: rewards must be one number a candidate, not {list(row.rewards)}; "
-            "score the row again"
+            f"{row.where}: rewards must be one number a candidate, not {list(row.rewards)}; score the row again"
         ) from None
 
 
@@ -129,7 +135,7 @@ def _lengths(row: ScoredRow) -> Sequence[float] | None:
     lengths = row.tokens if lengths is None else lengths
     if lengths is not None and len(lengths) != len(row.rewards):
         raise ValueError(
-            f"benchmark {row.benchmark!r}, {row.name}: {name!r} has {len(lengths)} entries for {len(row.rewards)} "
+            f"{row.where}: {name!r} has {len(lengths)} entries for {len(row.rewards)} "
             "rewards; give each candidate its length"
         )
     return lengths
@@ -202,7 +208,7 @@ def sampled_comparisons(arrays: RowArrays) -> Comparisons:
         pairs = scored.extra.get(column, scored.extra.get("conflict_pairs"))
         if pairs is None:
             raise ValueError(
-                f"benchmark {scored.benchmark!r}, {scored.name}: 'extra' has no {column!r}, the pairs of candidates "
+                f"{scored.where}: 'extra' has no {column!r}, the pairs of candidates "
                 "that the benchmark's pair accuracy is over; put the benchmark's own column into 'extra'"
             )
         for pair in pairs:
@@ -220,13 +226,12 @@ def _conflict(row: ScoredRow, pair: Any, column: str) -> tuple[int, int]:
     size = len(row.rewards)
     if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(i) is int and 0 <= i < size for i in pair)):
         raise ValueError(
-            f"benchmark {row.benchmark!r}, {row.name}: {column!r} holds {pair!r}, but a pair is two places from 0 to "
-            f"{size - 1}; mend the row"
+            f"{row.where}: {column!r} holds {pair!r}, but a pair is two places from 0 to {size - 1}; mend the row"
         )
     first, second = pair
     if bool(row.labels[first]) == bool(row.labels[second]):
         raise ValueError(
-            f"benchmark {row.benchmark!r}, {row.name}: {column!r} holds {pair!r}, whose candidates have the same label "
+            f"{row.where}: {column!r} holds {pair!r}, whose candidates have the same label "
             f"{int(row.labels[first])}, so neither should win; mend the pairs or the labels"
         )
     return (first, second) if row.labels[first] else (second, first)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plaudit import converters
+from plaudit.columns import flat_bytes
+from plaudit.converters import ANSWER_MARK, QUESTION_MARK
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,8 +108,8 @@ def texts_of(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             prompts = prompts or (["\n".join(_leaves(before))] if before else [])
             answers += _leaves(last)
         elif converters.is_transcript(value):
-            before, _, answer = value.rpartition("\n\nAssistant:")
-            prompts = prompts or [before.replace("\n\nHuman:", "\n").replace("\n\nAssistant:", "\n")]
+            before, _, answer = value.rpartition(ANSWER_MARK)
+            prompts = prompts or [before.replace(QUESTION_MARK, "\n").replace(ANSWER_MARK, "\n")]
             answers.append(answer)
         else:
             answers += _leaves(value)
@@ -229,7 +231,7 @@ class Index:
         hashes, text_of, run_of = [np.array([], np.uint64)], [np.array([], np.int64)], [np.array([], np.int64)]
         for first in range(0, len(self.texts), 256):
             plain = plain_words(pa.array(self.texts[first : first + 256], pa.large_string()))
-            runs, at, bounds = run_hashes(*_bytes_of(plain), words)
+            runs, at, bounds = run_hashes(*flat_bytes(plain), words)
             text = np.searchsorted(bounds, at, side="right") - 1
             hashes.append(runs)
             text_of.append(text + first)
@@ -257,7 +259,7 @@ class Index:
         if not len(self.hashes):
             return
         plain = plain_words(texts)
-        data, offsets = _bytes_of(plain)
+        data, offsets = flat_bytes(plain)
         first = 0
         while first < len(rows):
             stop = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _PART_BYTES, side="right")) - 1)
@@ -355,15 +357,3 @@ def _share(name: str, mine: np.ndarray, hit: np.ndarray) -> dict[str, Any]:
 @functools.lru_cache(maxsize=1024)
 def _cached_runs(text: str, words: int) -> list[str]:
     return runs_of(text, words)
-
-
-def _bytes_of(texts: "pa.Array") -> tuple[np.ndarray, np.ndarray]:
-    """Return a text column's bytes and offsets, as views."""
-    import pyarrow as pa
-
-    if texts.type not in (pa.large_string(), pa.large_binary()):
-        texts = texts.cast(pa.large_string())
-    _, offsets, data = texts.buffers()
-    every = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    flat = np.frombuffer(data, np.uint8) if data is not None else np.array([], np.uint8)
-    return flat[every[0] : every[-1]], every - every[0]

@@ -1,15 +1,18 @@
 """What a report says and shows: from the files of a directory of results to plain data for the template."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from plaudit import wording
-from plaudit.gallery import Picture, benchmark_pictures, training_pictures
+from plaudit.gallery import benchmark_pictures, training_pictures
+from plaudit.metrics import LN_2
 from plaudit.readable import decisive, mistake, one_line, room_for
 from plaudit.wording import decimal, interval, is_number, number, percent
 
 # With more mistakes than this nobody would read the page to its end.
 MOST_MISTAKES = 20
+# Of an audit's sources and models, the largest.
+MOST_GROUPS = 20
 # With more benchmarks than this the summary keeps to their faults, and to so many of them.
 FEW_BENCHMARKS, FAULTS_EACH = 2, 3
 
@@ -49,10 +52,18 @@ TERMS = (
     ("Picks longer", "In how many of the comparisons of unlike length the model prefers the longer answer."),
     ("Confidence", "What the reward difference says about the chance that the preferred answer is the better one: the logistic function of it."),
     ("Calibration error", "The mean distance between confidence and accuracy over ten bins of confidence (ECE)."),
-    ("Loss, Brier score", "Mean of minus log of the chance given to the right answer, in nats (guessing gives 0.693), and mean square of what was missing to certainty."),
+    ("Loss, Brier score", f"Mean of minus log of the chance given to the right answer, in nats (guessing gives {LN_2:.3f}), and mean square of what was missing to certainty."),
     ("Temperature", "The number that rewards would have to be divided by to be as sure as they are right; fitted on other rows than it is judged on."),
     ("KL", "How far the best of k is from the policy that the answers are drawn from, at most: log k minus (k - 1)/k nats."),
 )  # fmt: skip
+
+
+class Table(NamedTuple):
+    """A table for the page, all of it text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
 
 
 def report_context(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,35 +164,28 @@ def _figure_row(part: wording.Part, columns: Sequence[tuple[str, Any, Any]]) -> 
     }
 
 
-def _extra_tables(entry: Mapping[str, Any]) -> list[Picture]:
+def _extra_tables(entry: Mapping[str, Any]) -> list[Table]:
     """Return a benchmark's other numbers as tables: one of single numbers, one of sets, and the shares of cut texts."""
     figures = dict(entry.get("figures") or {})
-    made, sets = [], figures.pop("sets", None)
+    sets, cut = figures.pop("sets", None), entry.get("truncation") or {}
+    made = []
     if figures:
-        made.append(Picture("Other figures", "", "", ("Figure", "Value"), facts_of(figures)))
+        made.append(Table("Other figures", ("Figure", "Value"), facts_of(figures)))
     if sets:
-        names = list(dict.fromkeys(key for one in sets.values() for key, value in one.items() if is_number(value)))
-        rows = [(one_line(name), *(_shown(key, one.get(key)) for key in names)) for name, one in sets.items()]
-        made.append(
-            Picture(
-                "Figures of each set", "", "", ("Set", *(FIGURE_WORDS.get(key, _words(key)) for key in names)), rows
-            )
-        )
-    cut = entry.get("truncation") or {}
+        keys = list(dict.fromkeys(key for one in sets.values() for key, value in one.items() if is_number(value)))
+        rows = [(one_line(name), *(_shown(key, one.get(key)) for key in keys)) for name, one in sets.items()]
+        made.append(Table("Figures of each set", ("Set", *map(_figure_words, keys)), rows))
     if (cut.get("overall") or {}).get("n_truncated"):
         parts = {"Overall": cut["overall"], **(cut.get("subsets") or {})}
         rows = [
             (
                 one_line(name),
                 number(one["n_truncated"]),
-                percent(one["share"]),
-                percent(one["official_without_truncated"]),
+                *map(percent, (one["share"], one["official_without_truncated"])),
             )
             for name, one in parts.items()
         ]
-        made.append(
-            Picture("Rows with a text that was cut", "", "", ("Part", "Rows", "Share", "Official without them"), rows)
-        )
+        made.append(Table("Rows with a text that was cut", ("Part", "Rows", "Share", "Official without them"), rows))
     return made
 
 
@@ -220,6 +224,8 @@ def _counts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def facts_of(value: Any, key: str = "", path: str = "") -> list[tuple[str, str]]:
     """Return nested values as a flat list of names and texts, the names of what is inside others with theirs before."""
+    if isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+        value = {str(place): one for place, one in enumerate(value, start=1)}
     if isinstance(value, Mapping):
         before = f"{path}{_words(key)}, " if key else path
         return [fact for name, one in value.items() for fact in facts_of(one, str(name), before)]
@@ -230,7 +236,7 @@ def facts_of(value: Any, key: str = "", path: str = "") -> list[tuple[str, str]]
         text = {True: "yes", False: "no", None: wording.ABSENT}[value]
     else:
         text = _shown(key, value) if isinstance(value, int | float) else one_line(value, 400)
-    return [(one_line(path + FIGURE_WORDS.get(key, _words(key)), 160), text)]
+    return [(one_line(path + _figure_words(key), 160), text)]
 
 
 def _shown(key: str, value: Any) -> str:
@@ -238,6 +244,10 @@ def _shown(key: str, value: Any) -> str:
     if key in SHARES:
         return percent(value)
     return number(value) if is_number(value) and value == int(value) and abs(value) < 1e15 else decimal(value)
+
+
+def _figure_words(key: str) -> str:
+    return FIGURE_WORDS.get(key, _words(key))
 
 
 def _words(key: str) -> str:
@@ -293,7 +303,9 @@ def _training_words(log_history: Iterable[Mapping[str, Any]]) -> list[str]:
     for key, words in (("loss", "The loss"), ("eval_loss", "On held-out pairs the loss")):
         values = [record[key] for record in records if is_number(record.get(key))]
         if values:
-            texts.append(f"{words} went from {decimal(values[0])} to {decimal(values[-1])} nats; guessing gives 0.693.")
+            texts.append(
+                f"{words} went from {decimal(values[0])} to {decimal(values[-1])} nats; guessing gives {LN_2:.3f}."
+            )
     for key, words in (("accuracy", "accuracy in training"), ("eval_accuracy", "accuracy on held-out pairs")):
         values = [record[key] for record in records if is_number(record.get(key))]
         if values:
@@ -302,62 +314,76 @@ def _training_words(log_history: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _audit(audit: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return what the page shows of an audit: its paragraph, three tables, and the rest as plain facts."""
+    """Return what the page shows of an audit: its paragraph, tables of its main parts, and the rest as plain facts."""
     if not audit:
         return None
-    summary = audit.get("summary") if isinstance(audit.get("summary"), str) else ""
-    taken = {"summary", "faults", "baselines", "lengths"}
-    tables = [
-        Picture("Faults", "", "", ("Fault", "Pairs", "Share", "First rows"), _faults(audit.get("faults") or {})),
-        Picture(
-            "What trivial rules would get right",
-            "",
-            "",
-            ("Rule", "A tie is wrong", "Ties half", "95 % interval"),
-            [
-                (
-                    one_line(_words(name)),
-                    percent(one.get("official")),
-                    percent(one.get("half_credit")),
-                    interval(one.get("interval")),
-                )
-                for name, one in (audit.get("baselines") or {}).items()
-                if isinstance(one, Mapping)
-            ],
-        ),
-        *(
-            Picture(f"Lengths in {one_line(unit)}", "", "", ("Side", *map(_words, _keys(sides))), _lengths(sides))
-            for unit, sides in (audit.get("lengths") or {}).items()
-            if isinstance(sides, Mapping)
-        ),
-    ]
+    known = {"summary", "faults", "baselines", "lengths", "sources", "models"}
+    parts = {name: audit[name] for name in known if isinstance(audit.get(name), Mapping)}
+    tables = [_fault_table(parts.get("faults", {})), _rule_table(parts.get("baselines", {}))]
+    tables += [_length_table(unit, sides) for unit, sides in parts.get("lengths", {}).items()]
+    tables += [_group_table(f"By {name[:-1]}", parts.get(name, {})) for name in ("sources", "models")]
+    summary = audit.get("summary")
     return {
-        "summary": one_line(summary, 3_000),
+        "summary": one_line(summary, 3_000) if isinstance(summary, str) else "",
         "tables": [table for table in tables if table.rows],
-        "facts": facts_of({key: one for key, one in audit.items() if key not in taken and one is not None}),
+        "facts": facts_of({key: one for key, one in audit.items() if key not in known and one is not None}),
     }
 
 
-def _faults(faults: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    rows = ((name, one, ", ".join(str(row) for row in (one.get("rows") or [])[:5])) for name, one in faults.items())
-    return [
-        (one_line(_words(name)), number(one.get("count")), percent(one.get("share")), first or wording.ABSENT)
-        for name, one, first in rows
+def _entries(part: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the named parts of a part of an audit, whatever else a file by other hands may hold."""
+    return [(name, one) for name, one in part.items() if isinstance(one, Mapping)] if isinstance(part, Mapping) else []
+
+
+def _fault_table(faults: Mapping[str, Any]) -> Table:
+    rows = [
+        (
+            one_line(_words(name)),
+            number(one.get("count")),
+            percent(one.get("share")),
+            ", ".join(map(str, (one.get("rows") or [])[:5])) or wording.ABSENT,
+        )
+        for name, one in _entries(faults)
     ]
+    return Table("Faults", ("Fault", "Pairs", "Share", "First rows"), rows)
 
 
-def _keys(sides: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(key for one in sides.values() if isinstance(one, Mapping) for key in one))
-
-
-def _lengths(sides: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    keys = _keys(sides)
-    return [
-        (one_line(side), *(_shown(key, one.get(key)) for key in keys))
-        for side, one in sides.items()
-        if isinstance(one, Mapping)
+def _rule_table(baselines: Mapping[str, Any]) -> Table:
+    rows = [
+        (
+            one_line(_words(name)),
+            percent(one.get("official")),
+            percent(one.get("half_credit")),
+            interval(one.get("interval")),
+        )
+        for name, one in _entries(baselines)
     ]
+    return Table("What trivial rules would get right", ("Rule", "A tie is wrong", "Ties half", "95 % interval"), rows)
 
 
-def size(value: Any) -> Any:
+def _length_table(unit: str, sides: Any) -> Table:
+    keys = list(dict.fromkeys(key for _, one in _entries(sides) for key in one))
+    rows = [(one_line(side), *(_shown(key, one.get(key)) for key in keys)) for side, one in _entries(sides)]
+    return Table(f"Lengths in {one_line(unit)}", ("Side", *map(_words, keys)), rows)
+
+
+def _group_table(title: str, groups: Mapping[str, Any]) -> Table:
+    """Return the pairs of each source, or the answers of each model, with what the audit counted of them."""
+    listed = [one for one in groups.get("listed") or [] if isinstance(one, Mapping)]
+    is_model = any("wins" in one for one in listed)
+    rows = [
+        (
+            one_line(one.get("model" if is_model else "source")),
+            number(one.get("n")),
+            percent(one.get("share")),
+            *([] if is_model else [percent((one.get("longer_wins") or {}).get("half_credit"))]),
+        )
+        for one in listed[:MOST_GROUPS]
+    ]
+    columns = ("Model", "Answers", "Chosen") if is_model else ("Source", "Pairs", "Share", "Longer wins, ties half")
+    return Table(title, columns, rows)
+
+
+def size(value: Any) -> float | None:
+    """Return how far a margin is from 0, None for what is no number."""
     return abs(value) if is_number(value) else None

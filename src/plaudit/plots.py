@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 PAINT = {"ink": "#010203", "muted": "#040506", "grid": "#070809", "first": "#0a0b0c", "second": "#0d0e0f"}
 WIDTH = 400  # in units of the picture, which a phone shows at 0.9 and a desktop at 1.15 pixels
 TEXT, SMALL = 11.5, 10.0
+# The dashes of a line that others are held against.
+HELD_AGAINST = (0, (4, 3))
 # Longest subset name drawn beside a row; the table below the picture has it whole.
 LONGEST_NAME = 26
 
@@ -51,7 +53,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], name: str, alt: str) -> str:
             color=PAINT["muted"],
             alpha=0.28,
         )
-        axes.plot([0.5, 1], [0.5, 1], color=PAINT["muted"], linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.plot([0.5, 1], [0.5, 1], color=PAINT["muted"], linewidth=1.2, linestyle=HELD_AGAINST)
         sure, right = [one["confidence"] for one in filled], [one["accuracy"] for one in filled]
         axes.plot(sure, right, color=PAINT["first"], linewidth=1.5, alpha=0.7)
         # A point that few comparisons stand behind is a small one.
@@ -72,14 +74,8 @@ def histogram(distribution: Mapping[str, Any], name: str, alt: str) -> str:
         shares = {side: _shares(distribution[side]) for side in ("chosen", "rejected")}
         axes.stairs(shares["chosen"], edges, fill=True, color=PAINT["first"], alpha=0.3, linewidth=0)
         axes.stairs(shares["chosen"], edges, color=PAINT["first"], linewidth=1.8, label="right answers")
-        axes.stairs(
-            shares["rejected"],
-            edges,
-            color=PAINT["second"],
-            linewidth=1.8,
-            linestyle=(0, (4, 2)),
-            label="wrong answers",
-        )
+        look = {"color": PAINT["second"], "linewidth": 1.8, "linestyle": (0, (4, 2)), "label": "wrong answers"}
+        axes.stairs(shares["rejected"], edges, **look)
         axes.set_yticks([])
         axes.set_ylim(0, 1.06 * max([*shares["chosen"], *shares["rejected"], 1e-9]))
         axes.spines["left"].set_visible(False)
@@ -96,32 +92,17 @@ def ridges(distributions: Mapping[str, Mapping[str, Any]], name: str, alt: str) 
         left = 16 + 6.2 * max(map(len, names))
         axes = picture.axes(height=len(distributions) * step + 74, left=left)
         for row, one in enumerate(distributions.values()):
-            base = -row
-            axes.axhline(base, color=PAINT["grid"], linewidth=1)
+            axes.axhline(-row, color=PAINT["grid"], linewidth=1)
             shares = {side: _shares(one[side]) for side in ("chosen", "rejected")}
             scale = 0.44 / max([*shares["chosen"], *shares["rejected"], 1e-9])
-            above = [base + scale * share for share in shares["chosen"]]
-            below = [base - scale * share for share in shares["rejected"]]
-            named = row == 0
-            axes.stairs(above, one["edges"], baseline=base, fill=True, color=PAINT["first"], alpha=0.35, linewidth=0)
-            axes.stairs(
-                above,
-                one["edges"],
-                baseline=base,
-                color=PAINT["first"],
-                linewidth=1.2,
-                label="right answers, above the line" if named else None,
-            )
-            axes.stairs(below, one["edges"], baseline=base, fill=True, color=PAINT["second"], alpha=0.16, linewidth=0)
-            axes.stairs(
-                below,
-                one["edges"],
-                baseline=base,
-                color=PAINT["second"],
-                linewidth=1.2,
-                linestyle=(0, (3, 1.5)),
-                label="wrong answers, below" if named else None,
-            )
+            for side, up, paint, alpha, dashes, label in (
+                ("chosen", scale, "first", 0.35, "-", "right answers, above the line"),
+                ("rejected", -scale, "second", 0.16, (0, (3, 1.5)), "wrong answers, below"),
+            ):
+                ends = [up * share - row for share in shares[side]]
+                shape = {"values": ends, "edges": one["edges"], "baseline": -row, "color": PAINT[paint]}
+                axes.stairs(**shape, fill=True, alpha=alpha, linewidth=0)
+                axes.stairs(**shape, linewidth=1.2, linestyle=dashes, label=None if row else label)
         axes.set_ylim(-len(distributions) + 0.45, 0.55)
         axes.set_yticks([-row for row in range(len(distributions))], names)
         axes.grid(visible=False, axis="y")
@@ -145,7 +126,7 @@ def lengths(bins: Sequence[Mapping[str, Any]], unit: str, name: str, alt: str) -
         drawn = [one["reward_difference"] for one in filled]
         above.axhline(0, color=PAINT["muted"], linewidth=1.2)
         above.bar(places, drawn, 0.72, color=PAINT["first"], alpha=0.55)
-        below.axhline(0.5, color=PAINT["muted"], linewidth=1.2, linestyle=(0, (4, 3)))
+        below.axhline(0.5, color=PAINT["muted"], linewidth=1.2, linestyle=HELD_AGAINST)
         rated = [(place, one["accuracy"]) for place, one in enumerate(filled) if one["accuracy"] is not None]
         below.plot(
             [place for place, _ in rated],
@@ -174,8 +155,6 @@ def matrices(cells: Mapping[str, Sequence[Sequence[float | None]]], styles: Sequ
 
     cells: shares 0 to 1, three rows of three, in the order of the three styles.
     """
-    from matplotlib.patches import Rectangle
-
     across, size = 3, 31
     down = math.ceil(len(cells) / across)
     with drawing(name) as picture:
@@ -190,18 +169,7 @@ def matrices(cells: Mapping[str, Sequence[Sequence[float | None]]], styles: Sequ
                 top=24 + line * 158,
                 bottom=height - (24 + line * 158 + 3 * size),
             )
-            axes.set_xlim(0, 3)
-            axes.set_ylim(3, 0)
-            for i, row in enumerate(rows):
-                for j, share in enumerate(row):
-                    # From a faint tint at one half to a strong one at 1; below one half, the other colour.
-                    paint = PAINT["first"] if share is None or share >= 0.5 else PAINT["second"]
-                    strength = 0.0 if share is None else 0.06 + 0.9 * abs(share - 0.5)
-                    axes.add_patch(
-                        Rectangle((j + 0.03, i + 0.03), 0.94, 0.94, color=paint, alpha=strength, linewidth=0)
-                    )
-                    text = "\N{EN DASH}" if share is None else f"{100 * share:.0f}"
-                    axes.text(j + 0.5, i + 0.52, text, ha="center", va="center", fontsize=TEXT, color=PAINT["ink"])
+            _draw_squares(axes, rows)
             axes.set_title(_short(domain, 19), fontsize=TEXT, color=PAINT["ink"], pad=6, parse_math=False)
             axes.set_yticks([0.5, 1.5, 2.5], styles if column == 0 else ["", "", ""])
             axes.set_xticks([0.5, 1.5, 2.5], styles, rotation=38, ha="right", rotation_mode="anchor")
@@ -210,6 +178,22 @@ def matrices(cells: Mapping[str, Sequence[Sequence[float | None]]], styles: Sequ
             for spine in axes.spines.values():
                 spine.set_visible(False)
         return picture.svg(alt)
+
+
+def _draw_squares(axes: Any, rows: Sequence[Sequence[float | None]]) -> None:
+    """Draw a table of shares, each a square with its percentage, from its upper left corner."""
+    from matplotlib.patches import Rectangle
+
+    axes.set_xlim(0, 3)
+    axes.set_ylim(3, 0)
+    for i, row in enumerate(rows):
+        for j, share in enumerate(row):
+            # From a faint tint at one half to a strong one at 1; below one half, the other colour.
+            paint = PAINT["first"] if share is None or share >= 0.5 else PAINT["second"]
+            strength = 0.0 if share is None else 0.06 + 0.9 * abs(share - 0.5)
+            axes.add_patch(Rectangle((j + 0.03, i + 0.03), 0.94, 0.94, color=paint, alpha=strength, linewidth=0))
+            text = "\N{EN DASH}" if share is None else f"{100 * share:.0f}"
+            axes.text(j + 0.5, i + 0.52, text, ha="center", va="center", fontsize=TEXT, color=PAINT["ink"])
 
 
 def best_of(
@@ -240,15 +224,8 @@ def best_of(
         # Of several curves the labels would lie on each other.
         for x, y in zip(drawn[0].x, drawn[0].y, strict=True) if len(drawn) == 1 else ():
             if x in ks:
-                axes.annotate(
-                    f"k={ks[x]}",
-                    (x, y),
-                    (0, 8),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=SMALL,
-                    color=PAINT["ink"],
-                )
+                look = {"ha": "center", "fontsize": SMALL, "color": PAINT["ink"]}
+                axes.annotate(f"k={ks[x]}", (x, y), (0, 8), textcoords="offset points", **look)
         axes.margins(x=0.06)
         largest = max(ks.values(), default=1)
         picture.label(axes, f"KL divergence from the policy, nats (k = 1 to {largest})", None)
@@ -267,7 +244,7 @@ def course(
         axes = picture.axes(height=230, left=52, names=len(lines))
         _draw_lines(axes, lines)
         if mark is not None:
-            axes.axhline(mark[0], color=PAINT["muted"], linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.axhline(mark[0], color=PAINT["muted"], linewidth=1.2, linestyle=HELD_AGAINST)
             axes.annotate(
                 mark[1],
                 (1, mark[0]),
@@ -307,7 +284,7 @@ def _draw_lines(axes: Any, lines: Sequence[Line], marks: Sequence[int] | None = 
             axes.plot(line.x, line.y, color=PAINT["first"], linewidth=1.4, label=label)
             continue
         if line.style == "mark":
-            axes.plot(line.x, line.y, color=PAINT["muted"], linewidth=1.4, linestyle=(0, (4, 3)), label=label)
+            axes.plot(line.x, line.y, color=PAINT["muted"], linewidth=1.4, linestyle=HELD_AGAINST, label=label)
             continue
         paint, marker, dashes = LOOKS[evals % len(LOOKS)]
         evals += 1

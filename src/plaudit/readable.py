@@ -121,8 +121,8 @@ def mistake(row: Mapping[str, Any], longest: int = LONGEST) -> dict[str, Any]:
 
 def room_for(rows: Sequence[Mapping[str, Any]]) -> int:
     """Return how many characters each text may have, so that a page of many long ones stays light."""
-    texts = sum(3 for _ in rows)
-    return max(LEAST, min(LONGEST, ALL_TEXTS // max(1, texts)))
+    # A prompt and two answers each.
+    return max(LEAST, min(LONGEST, ALL_TEXTS // max(1, 3 * len(rows))))
 
 
 def _answer(candidate: Mapping[str, Any] | None, prompt: Any, longest: int) -> dict[str, Any] | None:

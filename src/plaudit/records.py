@@ -16,7 +16,8 @@ ROW = "plaudit_row"
 LARGEST_MARGIN = 3.4e38
 # Arguments of the rendering itself, which a row's template variables must not replace.
 _RESERVED = ("add_generation_prompt", "continue_final_message", "chat_template", "conversation", "tools", "tokenize")
-_NOT_ANSWERS = ("user", "system", "developer")
+# Who ends a conversation without an answer.
+NOT_ANSWERS = ("user", "system", "developer")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def canonical(row: Mapping[str, Any], layout: Layout, where: str) -> dict[str, A
         elif layout.kind == "conversational":
             pair = _conversations(row, layout)
         else:
-            pair = {f"{side}_ids": _ids(row, layout, side) for side in SIDES}
+            pair = {f"{side}_ids": ids_of(row, layout, side) for side in SIDES}
         if "margin" in layout.columns:
             pair["margin"] = _margin(row.get(layout.columns["margin"]), layout.columns["margin"])
     except RowProblem as problem:
@@ -84,7 +85,8 @@ def _margin(value: Any, column: str) -> float:
     return float(value)
 
 
-def _text(row: Mapping[str, Any], column: str) -> str:
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """Return a row's text; RowProblem for anything else."""
     value = row.get(column)
     if value is None:
         raise RowProblem(f"{column!r} is None; drop the row or fill it")
@@ -102,18 +104,19 @@ def check_unicode(text: str, what: str) -> None:
         raise RowProblem(f"{what} holds half of a surrogate pair, which is not Unicode text; mend or drop the row")
 
 
-def _prompt_text(row: Mapping[str, Any], column: str) -> str:
+def prompt_text_of(row: Mapping[str, Any], column: str) -> str:
+    """Return a row's prompt as text; RowProblem for anything else."""
     if shape_of(row.get(column)) == "messages":
         raise RowProblem(
             f"{column!r} is a message list, but 'chosen' and 'rejected' are text; make each answer a message list "
             '[{"role": "assistant", "content": ...}] or the prompt a text'
         )
-    return _text(row, column)
+    return text_of(row, column)
 
 
 def _texts(row: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    prompt = _prompt_text(row, layout.columns["prompt"]) if "prompt" in layout.columns else ""
-    answers = {side: _text(row, layout.columns[side]) for side in SIDES}
+    prompt = prompt_text_of(row, layout.columns["prompt"]) if "prompt" in layout.columns else ""
+    answers = {side: text_of(row, layout.columns[side]) for side in SIDES}
     for side, answer in answers.items():
         if not answer.strip():
             raise RowProblem(
@@ -122,7 +125,8 @@ def _texts(row: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
     return {side: prompt + answer for side, answer in answers.items()}
 
 
-def _ids(row: Mapping[str, Any], layout: Layout, side: str) -> list[int]:
+def ids_of(row: Mapping[str, Any], layout: Layout, side: str) -> list[int]:
+    """Return a side's token ids without those that its mask hides; RowProblem where there are none."""
     column = layout.columns[f"{side}_ids"]
     ids = integers_of(row.get(column), column, {int})
     if ids and min(ids) < 0:
@@ -225,7 +229,7 @@ def _check_content(content: Any, what: str) -> None:
 def check_answer(messages: list[dict[str, Any]], column: str, may_be_empty: bool = False) -> None:
     """Raise RowProblem where a conversation does not end with an answer."""
     last = messages[-1]
-    if last["role"] in _NOT_ANSWERS:
+    if last["role"] in NOT_ANSWERS:
         raise RowProblem(
             f"{column!r} ends with a {last['role']} turn, so there is no answer to score; "
             "drop the turn or swap the columns"

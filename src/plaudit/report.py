@@ -12,6 +12,7 @@ from typing import Any
 from plaudit import page, wording
 from plaudit.options import option
 from plaudit.say import say
+from plaudit.score_rows import written_whole
 from plaudit.wording import decimal, interval, number, percent
 
 # What a page is made of, and its own names.
@@ -28,6 +29,7 @@ class ReportOptions:
         "Directory that evaluate, train or demo wrote, with results.json or trainer_state.json.",
         MISSING,
         positional=True,
+        metavar="DIR",
     )
 
 
@@ -166,9 +168,7 @@ def _render(template: str, context: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    """Write a page whole, so that nobody opens half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    with written_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
     return path

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+NUM_RESAMPLES = 10_000
 # 16 MiB of draws at a time.
 _DRAWS = 1 << 21
 

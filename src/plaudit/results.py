@@ -4,19 +4,21 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plaudit import comparison, figures, report, suites
+from plaudit import __version__, comparison, figures, report, suites
 from plaudit.options import option
+from plaudit.resampling import NUM_RESAMPLES
 from plaudit.say import say
-from plaudit.score_rows import ScoredRow, read_rows
+from plaudit.score_rows import NONFINITE, ScoredRow, read_rows, written_whole
+from plaudit.sheet import own_kind, part_of
 
+ON_NONFINITE = "What a NaN or infinite reward of the file is: an error, or wrong, as the benchmarks' own code has it."
 SCORES, RESULTS, MISTAKES = "scores.jsonl", "results.json", "mistakes.jsonl"
-# Kinds that are no benchmark of their own: their figures apply to whatever rows there are.
-GENERIC = ("pairs", "best-of-n")
 
 
 def recompute(
@@ -24,44 +26,39 @@ def recompute(
     benchmark: str | Sequence[str] | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     *,
-    num_resamples: int = 10_000,
+    num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
     weights: str = "current",
+    on_nonfinite: str = "error",
     with_report: bool = True,
 ) -> dict[str, Any]:
     """Return the results that a file of scores gives, with no model: every number of `evaluate`, by the same functions.
 
     scores: a scores.jsonl. benchmark: the one or several to compute, in any usual spelling, under which name its results
     go; all that the file holds unless given. "pairs" and "best-of-n" apply to whatever rows there are. output_dir: where
-    results.json and, with_report, report.html go. Other arguments as in `evaluate`.
+    results.json and, with_report, report.html go. on_nonfinite: as in figures.results_of. Other arguments as in `evaluate`.
     Raises ValueError for a file that cannot be read, and, naming what is there, where it has no rows of the benchmark.
     """
     path = Path(scores).expanduser()
     names = [benchmark] if isinstance(benchmark, str) else list(benchmark or [])
     folder = None if output_dir is None else made_folder(output_dir)
-    rows = read_rows(path)
+    rows = read_rows(path, on_nonfinite=on_nonfinite)
+    options: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
+    options |= {"weights": weights, "on_nonfinite": on_nonfinite}
     parts = {name: _rows_named(name, rows, path) for name in names} if names else _by_benchmark(rows, _stem(path))
     origin = {
         "scores": path.name,
         "scores_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "plaudit": _version(),
+        "plaudit": __version__,
     }
     results = {}
     for name, part in parts.items():
-        entry = figures.results_of(
-            part, _kind_of_rows(name, part), num_resamples=num_resamples, seed=seed, weights=weights
-        )
+        entry = figures.results_of(part, _kind_asked_for(name, part), **options)
         results[name] = entry | {"provenance": {**origin, "data": {"rows": len(part)}}}
     say_incomplete(results)
     if folder is not None:
         write_results(results, folder, with_report)
     return results
-
-
-def _version() -> str:
-    from plaudit import __version__
-
-    return __version__
 
 
 # Which rows of a file of scores are a benchmark's.
@@ -72,12 +69,12 @@ def _rows_named(name: str, rows: Sequence[ScoredRow], path: Path) -> list[Scored
     kind = suites.kind_of(name)
     is_meant = [row.benchmark == name for row in rows]
     if not any(is_meant) and kind is not None:
-        is_meant = [kind in (suites.kind_of(row.benchmark), row.extra.get("kind")) for row in rows]
+        is_meant = [kind in (suites.kind_of(row.benchmark), own_kind(row)) for row in rows]
         one_set = suites.canonical_subset(kind, name) if kind == "ppe-correctness" else None
         if one_set is not None:
-            is_meant = [meant and _set_of(row) == one_set for meant, row in zip(is_meant, rows, strict=True)]
+            is_meant = [meant and part_of(kind, row) == one_set for meant, row in zip(is_meant, rows, strict=True)]
     found = [row for row, meant in zip(rows, is_meant, strict=True) if meant or not row.benchmark]
-    if not found and kind in GENERIC:
+    if not found and kind in suites.GENERIC:
         found = list(rows)
     if not found:
         there = ", ".join(repr(each) for each in dict.fromkeys(row.benchmark for row in rows))
@@ -88,12 +85,6 @@ def _rows_named(name: str, rows: Sequence[ScoredRow], path: Path) -> list[Scored
     return found
 
 
-def _set_of(row: ScoredRow) -> str | None:
-    """Return which set of PPE correctness a row is of."""
-    names = (suites.canonical_subset("ppe-correctness", name) for name in (row.subset, row.benchmark))
-    return next((name for name in names if name is not None), None)
-
-
 def _by_benchmark(rows: Sequence[ScoredRow], unnamed: str) -> dict[str, list[ScoredRow]]:
     parts: dict[str, list[ScoredRow]] = {}
     for row in rows:
@@ -101,7 +92,7 @@ def _by_benchmark(rows: Sequence[ScoredRow], unnamed: str) -> dict[str, list[Sco
     return parts
 
 
-def _kind_of_rows(name: str, rows: Sequence[ScoredRow]) -> str | None:
+def _kind_asked_for(name: str, rows: Sequence[ScoredRow]) -> str | None:
     """Return which figures apply: of rows of this very name as they say themselves, else by the name; None for neither."""
     told = next((row.extra["kind"] for row in rows if row.benchmark == name and "kind" in row.extra), None)
     return suites.kind_of(name) if told is None else told
@@ -145,12 +136,19 @@ def snake(name: str) -> str:
 
 
 def made_folder(output_dir: str | os.PathLike[str]) -> Path:
-    """Return a directory that is there to be written to. ValueError where it is a file."""
+    """Return a directory that is there to be written to. ValueError, before anything is scored, where it cannot be."""
     folder = Path(output_dir).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {str(folder)!r} is a file; name a directory")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Asking for the right to write is not enough: a disk may be mounted for reading alone.
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as problem:
+        raise ValueError(
+            f"output_dir {str(folder)!r} cannot be written to ({problem.strerror}); name another directory"
+        ) from None
 
 
 def say_incomplete(results: Mapping[str, Any]) -> None:
@@ -162,21 +160,23 @@ def say_incomplete(results: Mapping[str, Any]) -> None:
 
 def write_results(results: Mapping[str, Any], folder: Path, with_report: bool) -> None:
     """Write results.json and, with_report, report.html."""
-    _write_whole(folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    _write_json(folder / RESULTS, results)
     if with_report:
         report.try_report(folder)
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
     """Write a JSONL file that is complete or absent."""
-    _write_whole(path, "".join(json.dumps(value, ensure_ascii=False, default=str) + "\n" for value in values))
+    _write(path, "".join(json.dumps(value, ensure_ascii=False, default=str) + "\n" for value in values))
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that is complete or absent."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+def _write(path: Path, text: str) -> None:
+    with written_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def describe(results: Mapping[str, Any]) -> str:
@@ -242,8 +242,9 @@ class Comparing:
         metadata={"help": "The second; differences are the first minus the second.", "positional": True}
     )
     output_dir: str | None = option("Where comparison.json and comparison.html go; nowhere unless given.")
-    num_resamples: int = option("Resamples of the paired bootstrap.", 10_000)
+    num_resamples: int = option("Resamples of the paired bootstrap.", NUM_RESAMPLES)
     seed: int = option("Of the bootstrap.", 0)
+    on_nonfinite: str = option(ON_NONFINITE, "error", choices=NONFINITE)
 
 
 def compare_files(
@@ -251,17 +252,19 @@ def compare_files(
     second: str | os.PathLike[str],
     output_dir: str | os.PathLike[str] | None = None,
     *,
-    num_resamples: int = 10_000,
+    num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
+    on_nonfinite: str = "error",
 ) -> dict[str, Any]:
     """Return how two files of scores differ, as `comparison.compare` does; with output_dir, also as a file and a page."""
     one, other = Path(first).expanduser(), Path(second).expanduser()
     names = _run_name(one), _run_name(other)
     folder = None if output_dir is None else made_folder(output_dir)
-    found = comparison.compare(read_rows(one), read_rows(other), names, num_resamples=num_resamples, seed=seed)
+    rows_one, rows_other = (read_rows(path, benchmark="unnamed", on_nonfinite=on_nonfinite) for path in (one, other))
+    options: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed, "on_nonfinite": on_nonfinite}
+    found = comparison.compare(rows_one, rows_other, names, **options)
     if folder is not None:
-        text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
-        _write_whole(folder / "comparison.json", text + "\n")
+        _write_json(folder / "comparison.json", found)
         try:
             report.write_comparison(found, folder / report.COMPARISON_PAGE)
         except ImportError as error:

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plaudit import formats, records
-from plaudit.agreement import DOMAIN_COLUMNS
+from plaudit import records
+from plaudit.agreement import DOMAIN_COLUMNS, MODEL_COLUMNS
 from plaudit.converters import RowProblem, shown
 from plaudit.records import SIDES
+from plaudit.ties import is_ties_id
 
 ANSWER_MARK = "\n\nAssistant:"
 PPE_ANSWERS = 32
@@ -79,11 +79,7 @@ def kind_of_row(first_row: Mapping[str, Any]) -> str:
 
 def fits(kind: str, row: Mapping[str, Any]) -> bool:
     """Tell whether a row has the columns of a kind."""
-    if kind == "rmb":
-        return any(all(name in row for name in names) for names in (_RMB_PAIR, _RMB_BEST))
-    if kind in ("best-of-n", "rewardmath"):
-        return "correct" in row and _first_of(row, _PROMPTS) is not None and _first_of(row, _ANSWER_LISTS) is not None
-    return kind in SCHEMAS and all(name in row for name in SCHEMAS[kind].required)
+    return kind in SCHEMAS and all(name in row for name in _required(kind, row))
 
 
 def read_row(kind: str, row: Mapping[str, Any], where: str, part: str | None = None) -> BenchmarkRow:
@@ -92,7 +88,7 @@ def read_row(kind: str, row: Mapping[str, Any], where: str, part: str | None = N
     where: names the row, as in "benchmark 'x' row 17". part: the part of the benchmark that the row's file is.
     """
     try:
-        missing = [] if fits(kind, row) else _missing(kind, row)
+        missing = [name for name in _required(kind, row) if name not in row]
         if missing:
             raise RowProblem(
                 f"the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))} of a {kind} row "
@@ -104,17 +100,13 @@ def read_row(kind: str, row: Mapping[str, Any], where: str, part: str | None = N
         raise ValueError(f"{where}: {problem}") from None
 
 
-def _missing(kind: str, row: Mapping[str, Any]) -> list[str]:
-    required = SCHEMAS[kind].required
-    if kind == "rmb":
-        required = _RMB_BEST if "bon_best" in row else _RMB_PAIR
+def _required(kind: str, row: Mapping[str, Any]) -> Sequence[str]:
+    """Return the columns that are read of a row, by the names that this row has for them."""
+    if kind == "rmb" and not _is_rmb_pair(row):
+        return _RMB_BEST
     if kind in ("best-of-n", "rewardmath"):
-        required = tuple(
-            name
-            for name, names in zip(required, (_PROMPTS, _ANSWER_LISTS, ("correct",)), strict=True)
-            if _first_of(row, names) is None
-        )
-    return [name for name in required if name not in row]
+        return [_first_of(row, names) or names[0] for names in (_PROMPTS, _ANSWER_LISTS, ("correct",))]
+    return SCHEMAS[kind].required
 
 
 def with_details(row: BenchmarkRow) -> BenchmarkRow:
@@ -241,7 +233,7 @@ def _rewardbench2(row: Mapping[str, Any], part: str | None) -> BenchmarkRow:
             )
     labels = [1] * len(chosen) + [0] * len(rejected)
     row_id, subset = _id(row, "id"), _text(row, "subset", may_be_empty=False)
-    if subset.lower() == "ties" and not re.fullmatch(r"(ref|tied):\d+", row_id):
+    if subset.lower() == "ties" and not is_ties_id(row_id):
         raise RowProblem(f"'id' of a row of Ties must be 'ref:NUMBER' or 'tied:NUMBER', not {row_id!r}; mend the row")
     if subset.lower() != "ties" and (len(chosen), len(rejected)) != (1, 3):
         raise RowProblem(
@@ -317,16 +309,13 @@ def _conflict_pairs(value: Any, labels: Sequence[int]) -> list[list[int]]:
     return [list(pair) for pair in value]
 
 
-_MODELS = (("model_1", "model_2"), ("model_a", "model_b"))
-
-
 def _ppe_human(row: Mapping[str, Any], part: str | None) -> BenchmarkRow:
     winner = row.get("winner")
     if not isinstance(winner, str) or not (winner in WINNERS or winner.startswith("tie")):
         raise RowProblem(f"'winner' must be 'model_a', 'model_b' or 'tie…', not {shown(winner)}; mend the row")
     answers = [_text(row, "response_1"), _text(row, "response_2")]
     extra: dict[str, Any] = {"winner": winner}
-    for names in _MODELS:
+    for names in MODEL_COLUMNS:
         if all(isinstance(row.get(name), str) for name in names):
             extra["models"] = [row[name] for name in names]
     extra |= {column: True for column in DOMAIN_COLUMNS if row.get(column) in (True, 1)}
@@ -341,19 +330,21 @@ _RMB_PAIR = ("conversation_input", "chosen", "reject")
 _RMB_BEST = ("conversation_input", "bon_best", "loser_list")
 
 
+def _is_rmb_pair(row: Mapping[str, Any]) -> bool:
+    return row.get("bon_best") is None
+
+
 def _rmb(row: Mapping[str, Any], part: str | None) -> BenchmarkRow:
-    is_pair = "bon_best" not in row or row["bon_best"] is None
+    is_pair = _is_rmb_pair(row)
     if is_pair:
-        answers, row_id = (
-            [_answer(row.get("chosen"), "chosen"), _answer(row.get("reject"), "reject")],
-            _id(row, "pair_uid"),
-        )
+        answers = [_answer(row.get(side), repr(side)) for side in ("chosen", "reject")]
+        row_id = _id(row, "pair_uid")
     else:
         losers = row.get("loser_list")
         if not isinstance(losers, (list, tuple)) or not losers:
             raise RowProblem(f"'loser_list' must be a list of answers, not {shown(losers)}; mend the row")
         others = [_answer(loser, f"entry {number} of 'loser_list'") for number, loser in enumerate(losers)]
-        answers, row_id = [_answer(row.get("bon_best"), "bon_best"), *others], _id(row, "bon_uid")
+        answers, row_id = [_answer(row.get("bon_best"), "'bon_best'"), *others], _id(row, "bon_uid")
     path = row.get("category_path")
     subset = path if isinstance(path, str) else part
     labels = [1] + [0] * (len(answers) - 1)
@@ -362,15 +353,14 @@ def _rmb(row: Mapping[str, Any], part: str | None) -> BenchmarkRow:
 
 
 def _answer(value: Any, what: str) -> str:
-    if not isinstance(value, Mapping):
-        raise RowProblem(f'{what!r} must be {{"answer": text}}, not {shown(value)}; mend the row')
-    return _text(value, "answer")
+    if not isinstance(value, Mapping) or not isinstance(value.get("answer"), str):
+        raise RowProblem(f'{what} must be {{"answer": text}}, not {shown(value)}; mend the row')
+    records.check_unicode(value["answer"], what)
+    return value["answer"]
 
 
 def _best_of_n(row: Mapping[str, Any], part: str | None) -> BenchmarkRow:
-    prompt, column = (_first_of(row, names) for names in (_PROMPTS, _ANSWER_LISTS))
-    assert prompt is not None
-    assert column is not None
+    prompt, column, _ = _required("best-of-n", row)
     answers = _texts(row[column], column)
     if len(answers) < 2:
         raise RowProblem(f"{column!r} holds one answer, so there is nothing to choose from; drop the row")
@@ -466,8 +456,3 @@ def _subset(row: Mapping[str, Any], where: str) -> str | None:
     if subset is None or isinstance(subset, str):
         return subset
     raise ValueError(f"{where}: 'subset' must be a text, not {shown(subset)}; mend the row or rename the column")
-
-
-def layout_of(first_row: Mapping[str, Any], where: str) -> records.Layout:
-    """Return the layout of plain pairs, by the first of them."""
-    return formats.layout_of(list(first_row), first_row, where)

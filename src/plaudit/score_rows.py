@@ -1,10 +1,11 @@
 """The scores of a benchmark, one line a row: what every figure is computed from."""
 
+import contextlib
 import gzip
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,8 @@ from plaudit.converters import shown
 
 Key = tuple[str, str | None, str]
 _NUMBERS = {float, int}
+# What a reward that is not finite is: an error, or, as in the benchmarks' own code, one that beats and ties with nothing.
+NONFINITE = ("error", "official")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class ScoredRow:
 
     tokens: each candidate's length in tokens. extra: what else the figures need; all of these may be missing:
     `characters` (each answer's length), `truncated` (each candidate's, true or false), `identical` (two candidates of
-    different labels are the same text), `template_missing`, `kind`, `prompt` (a hash: rows of one prompt are
+    different labels are the same text), `identical_when_cut` (are so once cut), `template_missing`, `kind`, `prompt` (a hash: rows of one prompt are
     resampled together) and the benchmark's own columns (`sampled_conflict_pairs`, `winner`, `models`, `label`).
     """
 
@@ -40,10 +43,10 @@ class ScoredRow:
         return self.benchmark, self.subset, self.id
 
     @property
-    def name(self) -> str:
+    def where(self) -> str:
         """The row as a message names it."""
         subset = "" if self.subset is None else f" of subset {self.subset!r}"
-        return f"row {self.id!r}{subset}"
+        return f"benchmark {self.benchmark!r}, row {self.id!r}{subset}"
 
 
 def read_rows(path: str | os.PathLike[str], *, benchmark: str = "", on_nonfinite: str = "error") -> list[ScoredRow]:
@@ -52,7 +55,7 @@ def read_rows(path: str | os.PathLike[str], *, benchmark: str = "", on_nonfinite
     benchmark: the name of rows that have none. on_nonfinite: "official" lets NaN and infinities pass, and null as NaN.
     Raises ValueError naming file, line, field, value and cure.
     """
-    check_choice("on_nonfinite", on_nonfinite, ("error", "official"))
+    check_choice("on_nonfinite", on_nonfinite, NONFINITE)
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file of scores; give the scores.jsonl of an evaluation")
@@ -80,14 +83,20 @@ def read_rows(path: str | os.PathLike[str], *, benchmark: str = "", on_nonfinite
 def write_rows(path: str | os.PathLike[str], rows: Iterable[ScoredRow]) -> None:
     """Write rows as JSONL (.gz too), rewards at full precision; the file appears whole or not at all."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     opened = gzip.open if path.suffix == ".gz" else open
+    with written_whole(path) as aside, opened(aside, "wt", encoding="utf-8") as file:
+        file.writelines(_line(row) for row in rows)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give the path of a file to write, which is at `path` once it is whole, and not before."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with opened(partial, "wt", encoding="utf-8") as file:
-            file.writelines(_line(row) for row in rows)
-        os.replace(partial, path)
+        yield aside
+        os.replace(aside, path)
     finally:
-        partial.unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
 
 
 def _line(row: ScoredRow) -> str:
@@ -117,6 +126,8 @@ def _json(line: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as problem:
         raise ValueError(f"no JSON ({problem.msg} at column {problem.colno}); write one JSON object a line") from None
+    except RecursionError:
+        raise ValueError("JSON of too many levels; write one flat object a line") from None
     if not isinstance(record, dict):
         raise ValueError(f"must be a JSON object, not {shown(record)}; write one object a line")
     return record
@@ -162,7 +173,7 @@ def _rewards(value: Any, lets_nonfinite: bool) -> list[float]:
         wrong = next(item for item in value if type(item) not in _NUMBERS)
         raise ValueError(
             f"'rewards' must be finite numbers, but holds {shown(wrong)}; score the row again, or read the file with "
-            "on_nonfinite='official' where it is null"
+            "on_nonfinite='official' (--on_nonfinite official) where it is null"
         )
     try:
         rewards = list(map(float, value))
@@ -172,7 +183,7 @@ def _rewards(value: Any, lets_nonfinite: bool) -> list[float]:
         wrong = next(number for number in rewards if not math.isfinite(number))
         raise ValueError(
             f"'rewards' must be finite numbers, but holds {wrong}; score the row again, or read the file with "
-            "on_nonfinite='official', where a comparison with it counts as wrong"
+            "on_nonfinite='official' (--on_nonfinite official), where a comparison with it counts as wrong"
         )
     return rewards
 
@@ -201,8 +212,7 @@ def require_unique(rows: Iterable[ScoredRow]) -> None:
     for row in rows:
         if row.key in seen:
             raise ValueError(
-                f"benchmark {row.benchmark!r}, {row.name}: the row is there twice; score each row once, or give the rows "
-                "different ids"
+                f"{row.where}: the row is there twice; score each row once, or give the rows different ids"
             )
         seen.add(row.key)
 

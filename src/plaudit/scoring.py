@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from plaudit import model as models
 from plaudit import scorable, tokens
+from plaudit.calibration import sigmoid
 from plaudit.diagnosis import Verification, verify
 from plaudit.inference import Inference
 from plaudit.proof import PROOF_FILE, Proof, read_proof, weight_fingerprints
@@ -248,7 +249,7 @@ class RewardModel:
         scored = self.rewards_of(found, truncation, max_length)
         self.say_truncated(scored, truncation, max_length)
         first, second = np.split(scored.rewards.astype(np.float64), 2)
-        return float(_sigmoid(first - second)[0]) if is_one else _sigmoid(first - second)
+        return float(sigmoid(first - second)[0]) if is_one else sigmoid(first - second)
 
     def as_reward_function(
         self,
@@ -412,12 +413,6 @@ def _load_tokenizer(name: str, model_init_kwargs: Mapping[str, Any], trust_remot
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokens.set_special_tokens(tokenizer, None, None)
     return tokenizer
-
-
-def _sigmoid(gap: np.ndarray) -> np.ndarray:
-    # Of the negative size only, so that nothing overflows.
-    small = np.exp(-np.abs(gap))
-    return np.where(gap >= 0, 1 / (1 + small), small / (1 + small))
 
 
 class RewardFunction:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plaudit import schemas, suites
+from plaudit import __version__, schemas, suites
 from plaudit.benchmarks import Benchmark
 from plaudit.say import say
 from plaudit.scorable import Scorable
@@ -24,22 +24,25 @@ def score_benchmarks(
     score: a RewardModel, or a function from a list of conversations to as many numbers. Other arguments: as in
     `evaluation.evaluate`.
     """
+    # By what it has: to import RewardModel loads torch, which a function may do without.
     is_model = hasattr(score, "rewards_of")
+    # A model's own method reads a text as its model does.
     owner = score if is_model else getattr(score, "__self__", None)
     as_turns = template is not None or getattr(owner, "as_turns", True)
     sequences, places = sequences_of(benchmarks, as_turns, template == RAW)
     started = time.perf_counter()
     if is_model:
         with _with_template(score, template):
-            scores, made = _by_model(score, sequences, truncation, max_length)
+            scores = _by_model(score, sequences, truncation, max_length)
+            # Before the facts: the model's fingerprint takes a while too.
+            speed = _speed(scores, time.perf_counter() - started)
+            made = _facts_of(score, truncation, max_length, template)
     else:
-        given = {"truncation": truncation != "left", "max_length": max_length, "template": template not in (None, RAW)}
-        _refuse_for_function(**given)
-        scores, made = _by_function(score, sequences), {"model": _name_of(score)}
-    made |= _speed(scores, time.perf_counter() - started)
-    if template is not None:
-        made["template"] = template if template == RAW else Path(template).name
-    made["equal_when_cut"] = len(scores.same_as)
+        _refuse_for_function(truncation, max_length, template)
+        scores = _by_function(score, sequences)
+        speed = _speed(scores, time.perf_counter() - started)
+        made = {"model": _name_of(score), "template": template}
+    made |= {"plaudit": __version__, **speed, "equal_when_cut": len(scores.same_as)}
     return {one.name: scored_rows(one, places[one.name], scores, template == RAW) for one in benchmarks}, made
 
 
@@ -97,8 +100,8 @@ class Scores(NamedTuple):
     same_as: Mapping[int, int] = {}
 
 
-def _by_model(model: Any, sequences: list[Scorable], truncation: str, max_length: int | None) -> tuple[Scores, dict]:
-    """Return a RewardModel's scores, and what made them."""
+def _by_model(model: Any, sequences: list[Scorable], truncation: str, max_length: int | None) -> Scores:
+    """Return a RewardModel's scores; sequences that became equal when they were cut have one reward."""
     kinds = {one.kind for one in sequences}
     if "conversation" in kinds and not getattr(model.tokenizer, "chat_template", None):
         raise ValueError(
@@ -111,9 +114,7 @@ def _by_model(model: Any, sequences: list[Scorable], truncation: str, max_length
     same = _same_when_cut(model, sequences, scored.truncated, truncation, max_length)
     for place, first in same.items():
         rewards[place] = rewards[first]
-    return Scores(rewards, scored.lengths.tolist(), scored.truncated.tolist(), same), _facts_of(
-        model, max_length, truncation
-    )
+    return Scores(rewards, scored.lengths.tolist(), scored.truncated.tolist(), same)
 
 
 def _same_when_cut(
@@ -225,35 +226,32 @@ def _read_template(file: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _facts_of(model: Any, max_length: int | None, truncation: str) -> dict[str, Any]:
+def _facts_of(model: Any, truncation: str, max_length: int | None, template: str | None) -> dict[str, Any]:
     """Return what a reader needs to make a RewardModel's scores again."""
-    import torch
-    import transformers
-
     from plaudit import tokens
+    from plaudit.proof import library_versions
 
     config = getattr(model.model, "config", None)
-    template = getattr(model.tokenizer, "chat_template", None)
+    used = None if template == RAW else getattr(model.tokenizer, "chat_template", None)
     return {
         "model": str(getattr(config, "_name_or_path", "") or type(model.model).__name__).rstrip("/").rpartition("/")[2],
         "model_fingerprint": model.fingerprint,
         "tokenizer_fingerprint": model.tokenizer and schemas.digest([tokens.fingerprint(model.tokenizer)]),
-        "template_sha256": schemas.digest(str(template)) if template else None,
-        "template": "the tokenizer's own" if template else None,
+        "template_sha256": schemas.digest(str(used)) if used else None,
+        "template": Path(template).name if template else "the tokenizer's own" if used else None,
         "dtype": str(next(model.model.parameters()).dtype).removeprefix("torch."),
         "attention": getattr(config, "_attn_implementation", None),
         "layout": type(model.inference.layout).__name__,
         "device": str(model.device),
         "max_length": max_length or model.max_length,
         "truncation": truncation,
-        "versions": {"plaudit": _version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": library_versions(),
     }
 
 
 def _speed(scores: Scores, seconds: float) -> dict[str, Any]:
     total = None if scores.tokens is None else int(sum(scores.tokens))
     return {
-        "plaudit": _version(),
         "seconds": seconds,
         "sequences": len(scores.rewards),
         "tokens": total,
@@ -261,19 +259,15 @@ def _speed(scores: Scores, seconds: float) -> dict[str, Any]:
     }
 
 
-def _refuse_for_function(**given: Any) -> None:
-    for name, value in given.items():
-        if value:
+def _refuse_for_function(truncation: str, max_length: int | None, template: str | None) -> None:
+    """Raise ValueError for an option of models that was given; a function gets no template but "raw"."""
+    idle = {"truncation": ("left",), "max_length": (None,), "template": (None, RAW)}
+    for (name, values), value in zip(idle.items(), (truncation, max_length, template), strict=True):
+        if value not in values:
             raise ValueError(
-                f"{name} has no effect on a scoring function, which gets whole conversations; leave it out"
+                f"{name}={value!r} has no effect on a scoring function, which gets whole conversations; leave it out"
             )
 
 
 def _name_of(score: Any) -> str:
     return str(getattr(score, "__name__", type(score).__name__))
-
-
-def _version() -> str:
-    from plaudit import __version__
-
-    return __version__

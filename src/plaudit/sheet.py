@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from plaudit.outcomes import (
     pair_outcomes,
     sampled_comparisons,
 )
-from plaudit.parts import Stratum, stratum_of
-from plaudit.score_rows import ScoredRow, check_choice, require_unique
+from plaudit.score_rows import NONFINITE, ScoredRow, check_choice, require_unique
+from plaudit.strata import Stratum, stratum_of
 from plaudit.ties import is_ties_id, ties_score, ties_sums
 
 # Plain shares of rows that are right or wrong as a whole, with Wilson's interval; all else is resampled by prompt.
@@ -66,6 +67,17 @@ class Sheet:
     def whole(self) -> np.ndarray:
         return np.flatnonzero(self.is_kept)
 
+    def by_length(self) -> "Sheet | None":
+        """Return the sheet of a rule that reads nothing and prefers the longer answer, over the rows whose lengths are
+        all known; None where there is no such row."""
+        is_known = ~np.logical_or.reduceat(np.isnan(self.arrays.lengths), self.arrays.starts)
+        if not is_known.any():
+            return None
+        arrays = self.arrays.by_length()
+        comparisons = replace(self.comparisons, arrays=arrays)
+        outcomes = _outcomes(self.kind, comparisons, self.parts)
+        return replace(self, arrays=arrays, comparisons=comparisons, outcomes=outcomes).only(is_known & self.is_kept)
+
     def only(self, is_kept: np.ndarray) -> "Sheet":
         """Return the sheet with some rows left out of all its parts; is_kept: one entry a row."""
 
@@ -84,21 +96,27 @@ def sheet_of(
     clusters: np.ndarray | None = None,
 ) -> Sheet:
     """Return rows of one benchmark with what each earned by its rule; the options are those of `results_of`."""
-    check_choice("on_nonfinite", on_nonfinite, ("error", "official"))
-    check_choice("weights", weights, tuple(suites.REWARDBENCH_WEIGHTS))
+    check_rules(on_nonfinite, weights)
     arrays = RowArrays(rows, clusters)
     require_unique(rows)
     kind = kind_of_rows(rows, kind)
     if on_nonfinite == "error" and not arrays.is_finite.all():
         row = rows[int(np.argmin(arrays.is_finite))]
         raise ValueError(
-            f"benchmark {row.benchmark!r}, {row.name}: a reward is not finite ({list(row.rewards)}), as in "
+            f"{row.where}: a reward is not finite ({list(row.rewards)}), as in "
             f"{int((~arrays.is_finite).sum()):,} rows; score them again, or count them as wrong with "
             "on_nonfinite='official'"
         )
     subsets, parts, others = _divide(kind, rows)
-    comparisons, outcomes = _judge(kind, arrays, parts)
+    comparisons = _comparisons(kind, arrays, parts)
+    outcomes = _outcomes(kind, comparisons, parts)
     return Sheet(kind, arrays, comparisons, outcomes, subsets, parts, others, weights, np.ones(len(rows), bool))
+
+
+def check_rules(on_nonfinite: str, weights: str) -> None:
+    """Raise ValueError for options of `sheet_of` that are not known."""
+    check_choice("on_nonfinite", on_nonfinite, NONFINITE)
+    check_choice("weights", weights, tuple(suites.REWARDBENCH_WEIGHTS))
 
 
 def kind_of_rows(rows: Sequence[ScoredRow], kind: str | None = None) -> str:
@@ -108,14 +126,15 @@ def kind_of_rows(rows: Sequence[ScoredRow], kind: str | None = None) -> str:
         if found is None:
             raise ValueError(f"kind={kind!r} is not known; choose one of {', '.join(map(repr, suites.KINDS))}")
         return found
-    kinds = {_own_kind(row) for row in rows}
+    kinds = {own_kind(row) for row in rows}
     if len(kinds) > 1:
         names = sorted({row.benchmark for row in rows})
         raise ValueError(f"the rows are of several kinds of benchmark ({', '.join(names[:5])}); give one at a time")
     return kinds.pop() or _kind_by_shape(rows)
 
 
-def _own_kind(row: ScoredRow) -> str | None:
+def own_kind(row: ScoredRow) -> str | None:
+    """Return the kind that a row says it is of, else that of its benchmark's name; None for neither."""
     named = row.extra.get("kind")
     return suites.kind_of(str(named)) if named is not None else suites.kind_of(row.benchmark)
 
@@ -129,26 +148,32 @@ def _divide(kind: str, rows: Sequence[ScoredRow]) -> tuple[dict[str, np.ndarray]
     subsets: dict[str, list[int]] = {}
     parts: dict[str, list[int]] = {}
     others = 0
-    has_parts = kind in ("rewardbench", "rewardbench2", "rm-bench", "judgebench", "ppe-correctness")
     for index, row in enumerate(rows):
-        part = _part_of(kind, row)
-        # The benchmark's own names where each is one subset; else the rows', of which several are one part.
-        own = part if part is not None and kind in ("rewardbench", "rewardbench2") else row.subset
-        own = part if own is None and kind in ("judgebench", "ppe-correctness") else own
-        if own is not None:
-            subsets.setdefault(own, []).append(index)
-        if kind == "ppe-human":
-            for name in _domains(row):
-                if name != own:
-                    subsets.setdefault(name, []).append(index)
+        part = part_of(kind, row)
+        for name in _subsets_of(kind, row, part):
+            subsets.setdefault(name, []).append(index)
         if part is not None:
             parts.setdefault(part, []).append(index)
         else:
-            others += has_parts
-    return {name: np.array(one) for name, one in subsets.items()}, {n: np.array(p) for n, p in parts.items()}, others
+            others += 1
+    by_subset, by_part = ({name: np.array(index) for name, index in one.items()} for one in (subsets, parts))
+    return by_subset, by_part, others
 
 
-def _part_of(kind: str, row: ScoredRow) -> str | None:
+def _subsets_of(kind: str, row: ScoredRow, part: str | None) -> list[str]:
+    """Return the names under which a row's figures are given, usually one; part: what `part_of` gives."""
+    name = row.subset
+    if kind in ("rewardbench", "rewardbench2"):
+        # The benchmark's own spelling, where each subset is one part; in the others several are.
+        name = row.subset if part is None else part
+    elif name is None and kind in ("judgebench", "ppe-correctness"):
+        name = part
+    names = [name, *(_domains(row) if kind == "ppe-human" else [])]
+    return [each for each in dict.fromkeys(names) if each is not None]
+
+
+def part_of(kind: str, row: ScoredRow) -> str | None:
+    """Return the benchmark's own part that a row is in, by its subset or what else says it; None for no part."""
     found = suites.canonical_subset(kind, row.subset)
     if found is None and kind == "rewardbench2" and row.subset is None and is_ties_id(row.id):
         return "Ties"
@@ -165,26 +190,32 @@ def _domains(row: ScoredRow) -> list[str]:
     return list(dict.fromkeys([*map(str, listed), *columns]))
 
 
-def _judge(kind: str, arrays: RowArrays, parts: Mapping[str, np.ndarray]) -> tuple[Comparisons, Outcomes]:
+def _comparisons(kind: str, arrays: RowArrays, parts: Mapping[str, np.ndarray]) -> Comparisons:
+    """Return which candidates are held against which, of rows that are as the benchmark has them."""
     if kind == "ppe-human":
-        return _judge_votes(arrays)
+        return _decided_votes(arrays)
     if kind == "ppe-correctness":
-        comparisons = sampled_comparisons(arrays)
-        return comparisons, pair_outcomes(comparisons, counts_comparisons=True)
+        return sampled_comparisons(arrays)
     if kind != "best-of-n":
         arrays.require_right_and_wrong()
-    comparisons = all_comparisons(arrays)
     if kind in CHOICES:
         _check_choices(kind, arrays, parts)
-        outcomes = choice_outcomes(
-            arrays, splits_ties=kind == "rewardbench2", counts_candidates=kind in ("rewardmath", "best-of-n")
-        )
-        return comparisons, _with_ties(arrays, outcomes, parts) if kind == "rewardbench2" else outcomes
-    if kind == "rm-bench":
+    elif kind == "rm-bench":
         _require(arrays, (arrays.sizes == 6) & (arrays.num_right == 3), "has three right and three wrong candidates")
     elif kind in ("rewardbench", "judgebench"):
         _require(arrays, arrays.sizes == 2, "has two candidates")
-    return comparisons, pair_outcomes(comparisons)
+    return all_comparisons(arrays)
+
+
+def _outcomes(kind: str, comparisons: Comparisons, parts: Mapping[str, np.ndarray]) -> Outcomes:
+    """Return what each row earns by the benchmark's rule."""
+    if kind not in CHOICES:
+        return pair_outcomes(comparisons, counts_comparisons=kind == "ppe-correctness")
+    arrays = comparisons.arrays
+    outcomes = choice_outcomes(
+        arrays, splits_ties=kind == "rewardbench2", counts_candidates=kind in ("rewardmath", "best-of-n")
+    )
+    return _with_ties(arrays, outcomes, parts) if kind == "rewardbench2" else outcomes
 
 
 def _with_ties(arrays: RowArrays, outcomes: Outcomes, parts: Mapping[str, np.ndarray]) -> Outcomes:
@@ -196,14 +227,13 @@ def _with_ties(arrays: RowArrays, outcomes: Outcomes, parts: Mapping[str, np.nda
     return replace(outcomes, margin=margin, is_right=is_right)
 
 
-def _judge_votes(arrays: RowArrays) -> tuple[Comparisons, Outcomes]:
-    """Votes of people: a vote for neither counts nowhere."""
+def _decided_votes(arrays: RowArrays) -> Comparisons:
+    """Return the votes of people but those for neither, which count nowhere."""
     _require(arrays, arrays.sizes == 2, "has two candidates")
     ties = np.array([is_human_tie(row) for row in arrays.rows])
     every = all_comparisons(arrays)
     decided = ~ties[every.row]
-    comparisons = Comparisons(arrays, every.row[decided], every.right[decided], every.wrong[decided])
-    return comparisons, pair_outcomes(comparisons)
+    return Comparisons(arrays, every.row[decided], every.right[decided], every.wrong[decided])
 
 
 def _check_choices(kind: str, arrays: RowArrays, parts: Mapping[str, np.ndarray]) -> None:
@@ -219,12 +249,12 @@ def _require(arrays: RowArrays, holds: np.ndarray, rule: str) -> None:
     if not holds.all():
         row = arrays.rows[int(np.argmin(holds))]
         raise ValueError(
-            f"benchmark {row.benchmark!r}, {row.name}: the labels are {[int(label) for label in row.labels]}, but a row "
+            f"{row.where}: the labels are {[int(label) for label in row.labels]}, but a row "
             f"of this benchmark {rule}; mend the row, or give the kind that fits ('pairs' or 'best-of-n')"
         )
 
 
 def ties_stratum(arrays: RowArrays, outcomes: Outcomes, index: np.ndarray, version: str = "head") -> Stratum:
-    sums, _ = ties_sums(arrays, index, version)
-    score = float(ties_score(sums.sum(axis=0)))
-    return Stratum("Ties", sums, ties_score, score, len(index), int((outcomes.ties[index] > 0).sum()))
+    sums, score_of = ties_sums(arrays, index, version), partial(ties_score, version=version)
+    score = float(score_of(sums.sum(axis=0)))
+    return Stratum("Ties", sums, score_of, score, len(index), int((outcomes.ties[index] > 0).sum()))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plaudit import columns, converters, formats, records
-from plaudit.columns import AFTER_MESSAGE, AFTER_ROLE, MARKS, array, is_text
-from plaudit.converters import Converter, Dropped, RowProblem
+from plaudit.columns import AFTER_MESSAGE, AFTER_ROLE, array, is_text
+from plaudit.converters import ANSWER_MARK, QUESTION_MARK, Converter, Dropped, RowProblem
 from plaudit.records import ROW, SIDES, Layout
 from plaudit.tables import FileRows, Unreadable, first_row_of, python_rows
 
@@ -209,7 +209,7 @@ def pairs_of(row: Mapping[str, Any], reading: Reading) -> Iterator[dict[str, Any
     layout = reading.layout
     assert layout is not None
     if layout.kind == "tokenized":
-        yield {side: np.array(records._ids(row, layout, side), "<i4").tobytes() for side in SIDES}
+        yield {side: np.array(records.ids_of(row, layout, side), "<i4").tobytes() for side in SIDES}
     elif layout.kind == "standard":
         yield _text_pair(row, layout, reading.is_transcript)
     else:
@@ -217,24 +217,21 @@ def pairs_of(row: Mapping[str, Any], reading: Reading) -> Iterator[dict[str, Any
 
 
 def _text_pair(row: Mapping[str, Any], layout: Layout, is_transcript: bool) -> dict[str, Any]:
-    sides = {side: records._text(row, layout.columns[side]) for side in SIDES}
+    sides = {side: records.text_of(row, layout.columns[side]) for side in SIDES}
     if not is_transcript:
-        prompt = records._prompt_text(row, layout.columns["prompt"]) if "prompt" in layout.columns else ""
+        prompt = records.prompt_text_of(row, layout.columns["prompt"]) if "prompt" in layout.columns else ""
         return {"prompts": [prompt, prompt], "prompt_text": prompt, **sides}
     parted = []
     for side, text in sides.items():
-        before, mark, answer = text.rpartition(MARKS[1])
-        if not mark or MARKS[0] in answer:
+        before, mark, answer = text.rpartition(ANSWER_MARK)
+        if not mark or QUESTION_MARK in answer:
             raise RowProblem(
                 f"{side!r} is a transcript that does not end with an answer, as row 0's does: {text[-60:]!r}; mend the row"
             )
         parted.append((before, answer.strip()))
-    said = parted[0][0]
-    for mark in MARKS:
-        said = said.replace(mark, "\n")
     return {
         "prompts": [before for before, _ in parted],
-        "prompt_text": said,
+        "prompt_text": parted[0][0].replace(QUESTION_MARK, "\n").replace(ANSWER_MARK, "\n"),
         "chosen": parted[0][1],
         "rejected": parted[1][1],
     }

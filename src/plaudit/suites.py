@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping
 
-# The canonical kinds. The last three are not one benchmark but a shape of rows that any benchmark may have.
+# The kinds that are no benchmark of their own: their figures suit whatever rows there are.
+GENERIC = ("best-of-n", "pairs")
 KINDS = (
     "rewardbench",
     "rewardbench2",
@@ -13,8 +14,7 @@ KINDS = (
     "ppe-human",
     "rmb",
     "rewardmath",
-    "best-of-n",
-    "pairs",
+    *GENERIC,
 )
 
 # RewardBench: the subsets of each section with their rows in the `filtered` split.
@@ -65,7 +65,7 @@ REWARDBENCH2 = {"Factuality": 475, "Focus": 495, "Math": 183, "Precise IF": 160,
 RM_BENCH = {"chat": 129, "math": 529, "code": 228, "safety": 441}
 RM_BENCH_STYLES = ("concise", "detailed plain", "detailed markdown")
 
-# JudgeBench: the category by the start of `source`, and its rows in the set of GPT-4o's answers.
+# JudgeBench: the category by the start of `source`; its rows in the set of GPT-4o's answers; those of Claude's in all.
 JUDGEBENCH_SOURCES = {
     "mmlu-pro": "Knowledge",
     "livebench-reasoning": "Reasoning",
@@ -73,8 +73,7 @@ JUDGEBENCH_SOURCES = {
     "livecodebench": "Coding",
 }
 JUDGEBENCH_GPT = {"Knowledge": 154, "Reasoning": 98, "Math": 56, "Coding": 42}
-# Rows in the set of GPT-4o's answers, in that of Claude's, and in both.
-JUDGEBENCH_ROWS = (350, 270, 620)
+JUDGEBENCH_CLAUDE = 270
 
 PPE_SETS = ("MMLU-Pro", "MATH", "GPQA", "IFEval", "MBPP-Plus")
 
@@ -168,7 +167,8 @@ def missing_of(kind: str, counts: Mapping[str | None, int]) -> str | None:
     given = sum(counts.values())
     if kind == "ppe-correctness":
         absent = [name for name in PPE_SETS if not counts.get(name)]
-        return f"{5 - len(absent)} of 5 sets: {', '.join(absent)} missing" if absent else None
+        given_sets = f"{len(PPE_SETS) - len(absent)} of {len(PPE_SETS)} sets"
+        return f"{given_sets}: {', '.join(absent)} missing" if absent else None
     if kind == "judgebench":
         return _judgebench_missing(counts, given)
     expected = rows_of(kind)
@@ -187,14 +187,18 @@ def missing_of(kind: str, counts: Mapping[str | None, int]) -> str | None:
 
 def _judgebench_missing(counts: Mapping[str | None, int], given: int) -> str | None:
     named = {name: rows for name, rows in counts.items() if name is not None}
-    if given not in JUDGEBENCH_ROWS:
-        return f"{given:,} rows, where the set of GPT-4o's answers has 350, that of Claude's 270, and both have 620"
+    gpt, claude = sum(JUDGEBENCH_GPT.values()), JUDGEBENCH_CLAUDE
+    if given not in (gpt, claude, gpt + claude):
+        return (
+            f"{given:,} rows, where the set of GPT-4o's answers has {gpt}, that of Claude's {claude}, and both have "
+            f"{gpt + claude}"
+        )
     if named and counts.get(None):
         return f"{counts[None]:,} rows of no category that it has"
     absent = [name for name in JUDGEBENCH_GPT if not named.get(name)]
     if named and absent:
         return f"{given:,} rows, but none of {', '.join(absent)}"
-    if given == 350 and named and named != JUDGEBENCH_GPT:
+    if given == gpt and named and named != JUDGEBENCH_GPT:
         wrong = [f"{name} {named[name]:,} of {rows:,}" for name, rows in JUDGEBENCH_GPT.items() if named[name] != rows]
-        return f"{given:,} of 350 rows, but not its own: {', '.join(wrong)}"
+        return f"{given:,} of {gpt} rows, but not its own: {', '.join(wrong)}"
     return None

@@ -116,11 +116,18 @@ def first_row_of(rows: Any, split: str) -> dict[str, Any] | None:
     return next(iter(rows.with_format(None)), None)
 
 
-def tables(rows: Any) -> "Iterator[pa.Table]":
-    """Give the rows as Arrow tables, in order. rows: a Dataset, an IterableDataset, or what `open_rows` gives."""
-    if isinstance(rows, (FileRows, CachedRows)):
-        return rows.tables()
-    return iter(rows.with_format("arrow").iter(batch_size=BATCH_ROWS))
+def tables(rows: Any, limit: int | None = None) -> "Iterator[pa.Table]":
+    """Give the rows, or the first so many, as Arrow tables, in order.
+
+    rows: a Dataset, an IterableDataset, or what `open_rows` gives.
+    """
+    is_ours = isinstance(rows, (FileRows, CachedRows))
+    for table in rows.tables() if is_ours else rows.with_format("arrow").iter(batch_size=BATCH_ROWS):
+        yield table if limit is None else table.slice(0, limit)
+        if limit is not None:
+            limit -= len(table)
+            if limit <= 0:
+                return
 
 
 def python_rows(table: "pa.Table", features: Any) -> Iterator[dict[str, Any]]:

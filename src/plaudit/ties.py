@@ -17,8 +17,8 @@ def is_ties_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
-def ties_sums(arrays: RowArrays, index: np.ndarray, version: str = "head") -> tuple[np.ndarray, np.ndarray]:
-    """Return what each prompt adds to the sums of `COLUMNS`, shape (num_prompts, 9), and each row's prompt.
+def ties_sums(arrays: RowArrays, index: np.ndarray, version: str = "head") -> np.ndarray:
+    """Return what each prompt adds to the sums of `COLUMNS`, shape (num_prompts, 9).
 
     index: the rows of Ties. version: "head", or "v0.1.4", which leaves tied rows without spread out of the bonus.
     Raises ValueError for rows that the score is not defined for.
@@ -39,7 +39,7 @@ def ties_sums(arrays: RowArrays, index: np.ndarray, version: str = "head") -> tu
     spread[places[is_tied]] = (arrays.best_right - arrays.worst_right)[index[is_tied]]
     both = ~np.isnan(margin).any(axis=0)
     sums[both, 4:] = _pair_sums(margin[0, both], margin[1, both], spread[both], version)
-    return sums, np.array(prompts)
+    return sums
 
 
 def _pair_sums(reference: np.ndarray, tied: np.ndarray, spread: np.ndarray, version: str) -> np.ndarray:
@@ -55,10 +55,11 @@ def _pair_sums(reference: np.ndarray, tied: np.ndarray, spread: np.ndarray, vers
     )
 
 
-def ties_score(sums: np.ndarray) -> np.ndarray:
-    """Return the weighted score, -0.01 to 1.01, from the sums of `COLUMNS`, shape (..., 9); NaN where no prompt has both.
+def ties_score(sums: np.ndarray, version: str = "head") -> np.ndarray:
+    """Return the weighted score, -0.01 to 1.01, from the sums of `COLUMNS`, shape (..., 9).
 
-    0.30 tied accuracy + 0.30 reference accuracy + 0.20 preferred + 0.20 hard + 0.01 bonus. Source: RewardBench 2.
+    0.30 tied accuracy + 0.30 reference accuracy + 0.20 preferred + 0.20 hard + 0.01 bonus, of which the last three are 0
+    where no prompt has both rows; there "head" gives NaN. Source: RewardBench 2.
     """
 
     def column(name: str) -> np.ndarray:
@@ -71,15 +72,14 @@ def ties_score(sums: np.ndarray) -> np.ndarray:
         + 0.20 * ratio(column("hard"), column("both"))
         + 0.01 * ratio(column("bonus"), column("bonuses"))
     )
-    return np.where(column("both") > 0, score, np.nan)
+    return np.where(column("both") > 0, score, np.nan) if version == "head" else score
 
 
 def _place(row: ScoredRow) -> tuple[str, int]:
     found = _ID.fullmatch(row.id)
     if found is None:
         raise ValueError(
-            f"benchmark {row.benchmark!r}, {row.name}: a row of Ties has the id 'ref:<integer>' or 'tied:<integer>'; "
-            "keep the benchmark's own ids"
+            f"{row.where}: a row of Ties has the id 'ref:<integer>' or 'tied:<integer>'; keep the benchmark's own ids"
         )
     return found[1], int(found[2])
 
@@ -96,6 +96,4 @@ def _check(arrays: RowArrays, index: np.ndarray, is_tied: np.ndarray) -> None:
         if is_bad.any():
             row = arrays.rows[index[int(np.argmax(is_bad))]]
             labels = [int(label) for label in row.labels]
-            raise ValueError(
-                f"benchmark {row.benchmark!r}, {row.name}: {problem} (rewards {list(row.rewards)}, labels {labels})"
-            )
+            raise ValueError(f"{row.where}: {problem} (rewards {list(row.rewards)}, labels {labels})")

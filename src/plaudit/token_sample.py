@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from plaudit.converters import Dropped, RowProblem
 from plaudit.records import SIDES
 from plaudit.sides import Reading, pairs_of
 from plaudit.tables import python_rows
+from plaudit.tree import num_common
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,15 +29,21 @@ class Sample:
         self.batches: list[tuple[int, int, Any]] = []
         self.rest: Any = None
 
+    def past(self, tables: "Iterable[pa.Table]") -> "Iterator[pa.Table]":
+        """Give tables on as they are, once what is drawn from them is taken."""
+        first_row = 0
+        for table in tables:
+            self.offer(table, first_row)
+            first_row += len(table)
+            yield table
+
     def offer(self, table: "pa.Table", first_row: int) -> None:
         """Take from a table the batches that are drawn. first_row: the number of its first row."""
         import pyarrow as pa
 
         if self.rest is not None:
-            table, first_row = (
-                pa.concat_tables([self.rest, table], promote_options="permissive"),
-                first_row - len(self.rest),
-            )
+            first_row -= len(self.rest)
+            table = pa.concat_tables([self.rest, table], promote_options="permissive")
         whole = len(table) - len(table) % self.batch_size
         for start in range(0, whole, self.batch_size):
             self._offer(table, start, (first_row + start) // self.batch_size)
@@ -142,9 +149,7 @@ def encoded(rows: "pa.Table", first_row: int, reading: Reading, tokenizer: Any) 
                 if isinstance(pair, Dropped):
                     continue
                 if isinstance(pair["chosen"], str):
-                    texts += [
-                        row.get("prompt", "") + row[side] if _has_prompt(reading) else row[side] for side in SIDES
-                    ]
+                    texts += [row.get("prompt", "") + row[side] for side in SIDES]
                 else:
                     tools = records.tools_of(row.get("tools"), "tools")
                     kwargs = records.template_kwargs_of(row.get("chat_template_kwargs"))
@@ -166,10 +171,6 @@ def encoded(rows: "pa.Table", first_row: int, reading: Reading, tokenizer: Any) 
     return list(zip(ids[::2], ids[1::2], strict=True))
 
 
-def _has_prompt(reading: Reading) -> bool:
-    return reading.layout is not None and "prompt" in reading.layout.columns
-
-
 def num_unique(sequences: Sequence[list[int]]) -> int:
     """Return how many tokens are left where every beginning that sequences share is there once."""
     ordered = sorted(sequences)
@@ -177,6 +178,4 @@ def num_unique(sequences: Sequence[list[int]]) -> int:
 
 
 def _num_common(left: Sequence[int], right: Sequence[int]) -> int:
-    from plaudit.tree import num_common
-
     return int(num_common(np.asarray(left), np.asarray(right)))

@@ -36,9 +36,9 @@ def write_training_results(
         one, lengths = _as_benchmark(called, trainer.raw_eval_sets[prefix], prepared, tokenizer)
         sets.append(one)
         rows[one.name] = _rows(one, lengths, rewards)
-    if "benchmarks" in trainer.newest_rewards:
+    if trainer.BENCHMARKS in trainer.newest_rewards:
         sets += trainer.benchmark_sets.benchmarks
-        rows |= trainer.benchmark_sets.rows(trainer.newest_rewards["benchmarks"][1])
+        rows |= trainer.benchmark_sets.rows(trainer.newest_rewards[trainer.BENCHMARKS][1])
     return evaluation.conclude(sets, rows, _made_by(trainer), Path(output_dir), with_report=with_report)
 
 

@@ -27,8 +27,10 @@ RATES, STEPS, LEARNT = (1e-3, 1e-4, 1e-2), 40, 0.3
 MOST_TRAINED = 100_000_000
 # What exchanging the sides may change in a gap, as a share of the largest reward.
 EXCHANGED = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
-# The share of half-precision weights that a step must reach.
+# Where a step of learning_rate leaves this share of half-precision weights as they are, it is too small for them.
 LOST = 0.95
+# What to do once a number is not finite.
+STEADIER = "go on from the last good checkpoint, with a lower learning_rate, a warm-up, or max_grad_norm=1.0"
 
 
 def check_weights(model: nn.Module) -> list[Finding]:
@@ -39,8 +41,7 @@ def check_weights(model: nn.Module) -> list[Finding]:
     if not bad:
         return []
     evidence = f"{len(bad)} of the model's tensors hold NaN or infinity, such as {', '.join(bad[:3])}"
-    cure = "go on from the last good checkpoint, with a lower learning_rate, a warm-up, or max_grad_norm=1.0"
-    return [Finding("weights that are not finite", evidence, cure)]
+    return [Finding("weights that are not finite", evidence, STEADIER)]
 
 
 def check_head(case: Case, evidence: list[str]) -> list[Finding]:
@@ -132,8 +133,7 @@ def check_precision(case: Case) -> list[Finding]:
 
 
 def check_exchange(case: Case, evidence: list[str]) -> list[Finding]:
-    """Return a finding where exchanging the sides of pairs does not turn their reward differences round, or the batch has
-    them exchanged."""
+    """Return a finding where the batch has the sides exchanged, or exchanging them does not turn reward differences round."""
     pairs = case.sample[:OVERFIT]
     exchanged = [{**pair, "chosen_ids": pair["rejected_ids"], "rejected_ids": pair["chosen_ids"]} for pair in pairs]
     batch = case.batch(pairs)
@@ -173,7 +173,7 @@ def _holds(batch: Mapping[str, Any], row: int, pair: Mapping[str, Any], num_pair
 
 def check_labels(case: Case, evidence: list[str]) -> list[Finding]:
     """Return a finding where nothing can be learnt of which side is chosen, from words or from what the head sees."""
-    if len(case.sample) < 10:
+    if len(case.sample) < checks.FEWEST_SPLIT_PAIRS:
         return []
     signal = checks.label_signal(case.sample)
     evidence.append(
@@ -234,18 +234,15 @@ def check_overfit(case: Case, evidence: list[str]) -> list[Finding]:
         return []
     kept = [each.detach().clone() for each in trained]
     reached = math.inf
-    try:
-        for rate in RATES:
+    for rate in RATES:
+        try:
             reached = min(reached, _overfit(case, pairs, trained, rate))
+        finally:
             with torch.no_grad():
                 for each, value in zip(trained, kept, strict=True):
                     each.copy_(value)
-            if reached < LEARNT:
-                break
-    finally:
-        with torch.no_grad():
-            for each, value in zip(trained, kept, strict=True):
-                each.copy_(value)
+        if reached < LEARNT:
+            break
     outcome = f"loss {reached:.3g} after at most {STEPS} steps on {len(pairs)} pairs, training {what}"
     evidence.append(f"overfit test: {outcome}")
     if reached < LEARNT:
@@ -261,10 +258,8 @@ def check_overfit(case: Case, evidence: list[str]) -> list[Finding]:
 
 def _distinct(pairs: list[dict], count: int) -> list[dict]:
     """Return the first pairs of which no two hold the same two answers, the shorter ones of the first few."""
-    found: dict[frozenset, dict] = {}
-    for pair in pairs[: 4 * count]:
-        found.setdefault(frozenset((tuple(pair["chosen_ids"]), tuple(pair["rejected_ids"]))), pair)
-    return sorted(found.values(), key=lambda pair: len(pair["chosen_ids"]) + len(pair["rejected_ids"]))[:count]
+    found = [pairs[place] for place in checks.distinct(pairs[: 4 * count])]
+    return sorted(found, key=lambda pair: len(pair["chosen_ids"]) + len(pair["rejected_ids"]))[:count]
 
 
 def _trained_in_test(model: nn.Module) -> tuple[list[nn.Parameter], str]:

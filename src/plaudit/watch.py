@@ -14,13 +14,12 @@ from torch import Tensor
 from plaudit import doctor, metrics, setup
 from plaudit.case import Case, untouched
 from plaudit.collate import Padded, PairCollator
+from plaudit.doctor import NEAR, WINDOW, is_a_coins
 from plaudit.prepare import ORIGINS
 from plaudit.say import say
 
 logger = logging.getLogger("plaudit")
 
-# How near to ln 2, the loss of a coin, and for how many steps, is suspicious.
-NEAR, WINDOW = 0.01, 50
 # Rows that an error names.
 NAMED_ROWS = 20
 
@@ -123,13 +122,13 @@ def stays_at_chance(means: Sequence[float]) -> bool:
 
     Steps of few pairs scatter by more than a hundredth even where nothing is learnt, and the mean does not.
     """
-    near = [abs(value - doctor.LN2) <= NEAR * doctor.LN2 for value in means]
+    near = [is_a_coins(mean) for mean in means]
     half = WINDOW // 2
     for end in range(WINDOW, len(means) + 1):
         if all(near[end - WINDOW : end]):
             return True
         parts = means[end - WINDOW : end - half], means[end - half : end]
-        if all(abs(sum(part) / half - doctor.LN2) <= NEAR * doctor.LN2 for part in parts):
+        if all(is_a_coins(sum(part) / half) for part in parts):
             return True
     return False
 

@@ -1,9 +1,9 @@
-"""One figure of a part of a benchmark: official, half credit, rows, ties and the interval, alone or as a weighted mean."""
+"""Rows that are resampled together, and the figure that one or several such strata give, with its interval."""
 
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,14 +58,25 @@ def stratum_of(
     )
 
 
-@dataclass
+# Strata by their names, and their weights by the same names; equal ones if None.
+Weighted = tuple[Mapping[str, Stratum], Mapping[str, float] | None]
+
+
+@dataclass(frozen=True)
 class Sampler:
-    """Resampled figures, each stratum's drawn once whatever composites it is in."""
+    """Figures with intervals, from resamples in which a stratum is drawn alike in whatever composites it is.
+
+    Raises ValueError for too few resamples, and for a seed that is none.
+    """
 
     num_resamples: int
     seed: int
-    _drawn: dict[int, np.ndarray] = field(default_factory=dict)
-    _kept: list[Stratum] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.num_resamples < 100:
+            raise ValueError(f"num_resamples={self.num_resamples} is too few for a 95 % interval; give 100 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} cannot be below 0; give any whole number from 0")
 
     def seed_of(self, key: str) -> list[int]:
         """Return a seed of its own for each stratum, whichever others there are."""
@@ -73,11 +84,7 @@ class Sampler:
 
     def samples(self, stratum: Stratum) -> np.ndarray:
         """Return the official figure of each resample, shape (num_resamples,)."""
-        if id(stratum) not in self._drawn:
-            sums = resampled_sums(stratum.values, self.num_resamples, self.seed_of(stratum.key))
-            self._drawn[id(stratum)] = stratum.score(sums)
-            self._kept.append(stratum)
-        return self._drawn[id(stratum)]
+        return stratum.score(resampled_sums(stratum.values, self.num_resamples, self.seed_of(stratum.key)))
 
     def figure(self, strata: Mapping[str, Stratum], weights: Mapping[str, float] | None = None) -> dict[str, Any]:
         """Return the weighted mean of strata with its interval: `official`, `half_credit`, `n`, `ties`, `interval`.
@@ -87,7 +94,7 @@ class Sampler:
         portions = _portions(strata, weights)
         parts = list(strata.values())
         official = weighted_mean(strata, weights)
-        half = float(portions @ [part.half for part in parts])
+        half = weighted_mean(strata, weights, "half")
         return {
             "official": official if math.isfinite(official) else None,
             "half_credit": half if math.isfinite(half) else None,
@@ -122,7 +129,7 @@ class Sampler:
     def _interval(self, parts: list[Stratum], portions: np.ndarray, official: float) -> tuple[float, float]:
         if len(parts) == 1 and parts[0].is_share:
             right, total = parts[0].values.sum(axis=0)
-            return wilson_interval(float(right), float(total))
+            return _around(official, wilson_interval(float(right), float(total)))
         samples = sum(portion * self.samples(part) for portion, part in zip(portions, parts, strict=True))
         low, high = percentile_interval(np.asarray(samples))
         if high - low > 1e-12:
@@ -132,13 +139,19 @@ class Sampler:
         sizes = np.array([len(part.values) for part in parts])
         rows = 1 / float((portions**2 / sizes).sum())
         share_right = min(1.0, max(0.0, official))
-        low, high = wilson_interval(share_right * rows, rows)
-        return min(low, official), max(high, official)
+        return _around(official, wilson_interval(share_right * rows, rows))
 
 
-def weighted_mean(strata: Mapping[str, Stratum], weights: Mapping[str, float] | None = None) -> float:
-    """Return the official figure of strata together; weights: by their names, equal if None."""
-    return float(_portions(strata, weights) @ [stratum.official for stratum in strata.values()])
+def _around(official: float, interval: tuple[float, float]) -> tuple[float, float]:
+    """Return an interval that its figure is in, which at 0 and 1 rounding may have put a last digit outside."""
+    return min(interval[0], official), max(interval[1], official)
+
+
+def weighted_mean(
+    strata: Mapping[str, Stratum], weights: Mapping[str, float] | None = None, figure: str = "official"
+) -> float:
+    """Return a figure ("official" or "half") of strata together; weights: by their names, equal if None."""
+    return float(_portions(strata, weights) @ [getattr(stratum, figure) for stratum in strata.values()])
 
 
 def _portions(strata: Mapping[str, Stratum], weights: Mapping[str, float] | None) -> np.ndarray:
