@@ -27,6 +27,9 @@ def baselines(longer, right_longer, right_shorter):
     return {
         "longer_wins": longer,
         "longer_wins_half_credit": longer + 0.002,
+        "shorter_wins": 1 - longer - 0.004,
+        "shorter_wins_half_credit": 1 - longer - 0.002,
+        "correct_is_longer": longer,
         "chooses_longer": 0.5 + (right_longer - right_shorter) / 2,
         "accuracy_correct_longer": right_longer,
         "accuracy_correct_shorter": right_shorter,

@@ -4,6 +4,7 @@ import json
 import math
 import random
 
+import pytest
 from datasets import Dataset
 
 from plaudit.metrics import wilson_interval
@@ -217,7 +218,7 @@ def plain_first_word(pairs, halves):
 
 
 def plain_spread(values):
-    at = lambda share: sorted(values)[math.ceil(share * len(values) - 1e-9) - 1]  # noqa: E731
+    at = lambda share: sorted(values)[math.ceil(share * len(values)) - 1]  # noqa: E731
     return {
         "min": min(values),
         **{

@@ -1,7 +1,6 @@
 """The audit: every figure against a plain count, on every format, with planted faults."""
 
 import json
-import math
 import random
 import re
 import subprocess
@@ -9,15 +8,24 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("duckdb")
 
 from datasets import Dataset, IterableDataset
+from planted_pairs import (
+    FORMATS,
+    as_pairs_of_texts,
+    conversational,
+    plain_accuracy,
+    plain_faults,
+    plain_spread,
+    planted,
+    texts,
+    write,
+)
 
-from plaudit import audit, audit_text, census, columns, sides, tables
-from plaudit.metrics import wilson_interval
+from plaudit import audit, page, tables
 from plaudit.options import UsageError, parse_fields
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -56,10 +64,6 @@ def test_every_figure_is_what_a_plain_count_gives(format_name, form, seed, tmp_p
     sharing = found["sharing"]
     assert sharing["prompts"] == len(prompts)
     assert sharing["pairs_with_others"] == pytest.approx(sum(n for n in prompts.values() if n > 1) / len(pairs))
-
-
-def without_place(found):
-    return {**found, "data": None}
 
 
 def test_the_figures_do_not_depend_on_threads_or_on_where_tables_end(tmp_path, monkeypatch):
@@ -219,6 +223,25 @@ def test_json_is_whole_and_written_where_it_is_wanted(name, tmp_path):
     assert code == 0
     assert json.loads(text) == json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
     assert json.loads(text) == {**audit.audit(name), "failed": []}
+
+
+def test_a_report_has_the_audits_paragraph_and_each_of_its_tables(tmp_path):
+    rows = [{**row, "source": "s", "chosen_model": "m", "rejected_model": "n"} for row in texts(planted(16))]
+    audit.run(data=write(rows, tmp_path), output=str(tmp_path))
+    found = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    shown = page.report_context({"audit.json": found})["audit"]
+    assert shown["summary"] == audit.summarise(found)
+    assert [(table.title, len(table.rows)) for table in shown["tables"]] == [
+        ("Faults", len(found["faults"])),
+        ("What trivial rules would get right", 4),
+        ("Lengths in characters", 3),
+        ("Lengths in words", 2),
+        ("By source", 1),
+        ("By model", 2),
+        ("What is told twice, and what layouts cost", 1),
+    ]
+    told = {name for name, _ in shown["facts"]}
+    assert {"data", "rows", "pairs", "sharing, prompts", "malformed, count"} <= told
 
 
 def test_a_data_set_in_memory_is_summarised_raw_and_tokenized():

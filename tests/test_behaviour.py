@@ -13,12 +13,12 @@ def row(name, rewards, characters=None, **extra):
     return ScoredRow("b", name, None, rewards, labels, None, extra | ({"characters": characters} if characters else {}))
 
 
-def baselines(rows):
+def habits(rows):
     comparisons = all_comparisons(RowArrays(rows))
-    return behaviour.length_baselines(comparisons, np.arange(len(comparisons.row)))
+    return behaviour.length_habits(comparisons, np.arange(len(comparisons.row)))
 
 
-def test_length_baselines_of_pairs():
+def test_length_habits_of_pairs():
     rows = [
         row("1", [2, 1], [9, 1]),  # right longer, chosen
         row("2", [0, 1], [9, 1]),  # right longer, not chosen
@@ -27,10 +27,9 @@ def test_length_baselines_of_pairs():
         row("5", [2, 1], [5, 5]),
         row("6", [2, 1]),  # of unknown length
     ]
-    assert baselines(rows) == {
-        "longer_wins": 2 / 5,
-        "longer_wins_half_credit": 2.5 / 5,
+    assert habits(rows) == {
         "chooses_longer": 1 / 3,
+        "correct_is_longer": 2 / 5,
         "accuracy_correct_longer": 1 / 2,
         "accuracy_correct_shorter": 1 / 2,
     }
@@ -38,13 +37,13 @@ def test_length_baselines_of_pairs():
 
 def test_a_row_of_many_candidates_counts_once():
     rows = [row("1", [2, 1], [1, 9]), row("2", [5, 4, 3, 2, 1], [9, 1, 1, 1, 10])]
-    assert baselines(rows)["longer_wins"] == pytest.approx((0 + 3 / 4) / 2)
+    assert habits(rows)["chooses_longer"] == pytest.approx((0 + 3 / 4) / 2)
 
 
 def test_lengths_of_one_kind_leave_no_figure_over_nothing():
-    found = baselines([row("1", [2, 1], [5, 5])])
-    assert (found["chooses_longer"], found["accuracy_correct_longer"]) == (None, None)
-    assert baselines([row("1", [2, 1])]) is None
+    for characters in ([5, 5], None):
+        found = habits([row("1", [2, 1], characters)])
+        assert (found["chooses_longer"], found["accuracy_correct_longer"]) == (None, None)
 
 
 def test_length_bins_hold_every_comparison_once_and_part_no_equal_lengths():

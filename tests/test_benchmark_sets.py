@@ -1,10 +1,12 @@
 """Benchmarks beside a training's own evaluation sets: the figures that `plaudit.evaluate` gives, on whatever processes."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import rows_of_benchmarks as made
+import torch
 from conftest import conversations, text_pairs
 from test_trainer import make
 from transformers import EarlyStoppingCallback
@@ -56,7 +58,9 @@ def test_scored_rows_hold_the_saved_models_rewards(model_path, tmp_path, files):
     evaluate(RewardModel.from_pretrained(tmp_path / "run"), files, output_dir=tmp_path / "out", with_report=False)
     lines = [json.loads(line) for line in (tmp_path / "out/scores.jsonl").read_text().splitlines()]
     rows = [
-        row for part in trainer.benchmark_sets.rows(trainer.newest_rewards[trainer.BENCHMARKS][1]).values() for row in part
+        row
+        for part in trainer.benchmark_sets.rows(trainer.newest_rewards[trainer.BENCHMARKS][1]).values()
+        for row in part
     ]
     assert len(rows) == len(lines) == 11
     for row, line in zip(rows, lines, strict=True):
@@ -120,6 +124,14 @@ def test_benchmarks_alone_are_an_evaluation_and_choose_the_best_checkpoint(model
     seen = [e["eval_own_pairs_half_credit"] for e in trainer.state.log_history if "eval_own_pairs_half_credit" in e]
     assert trainer.state.best_metric == max(seen)
     assert trainer.state.best_global_step == 1 + seen.index(max(seen))
+
+
+def test_rewards_that_are_not_finite_stop_the_run_as_in_training(model_path, tmp_path, files):
+    trainer = make(model_path, tmp_path / "run", conversations(4), eval_benchmarks=files)
+    with torch.no_grad():
+        trainer.model.score.weight[0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="^a benchmark's reward is nan at step 0: "):
+        trainer.evaluate()
 
 
 def test_a_name_that_an_evaluation_set_has_is_an_error(model_path, tmp_path, files):

@@ -76,6 +76,13 @@ def test_rows_of_several_sizes_share_the_shortest_curve():
     assert oracle == pytest.approx(np.array([[1 / 2, 5 / 6], [1 / 3, 2 / 3], [1 / 2, 1]]))
 
 
+def test_the_interval_of_equal_values_has_their_mean_in_it():
+    values = np.full(483, 0.1)
+    mean = sum(values) / len(values)
+    assert mean != 0.1, "rounding has moved the mean, or there is nothing to see here"
+    assert curve_points([mean], np.array([[0.1], [0.1]]), [1.0])[0]["interval"] == sorted([0.1, mean])
+
+
 def test_points_are_plain_data():
     points = curve_points([0.5, 0.6], np.array([[0.4, 0.5], [0.6, 0.7]]), [0.5, 0.8])
     assert points[1] == {"k": 2, "kl": math.log(2) - 0.5, "value": 0.6, "interval": [0.5, 0.7], "oracle": 0.8}

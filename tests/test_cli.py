@@ -287,7 +287,15 @@ def test_a_format_by_name_is_converted_with_its_margins(capsys, options, tmp_pat
     assert "rated answers" in caplog.text
 
 
-@pytest.mark.parametrize("flags", [["--eval_strategy", "steps"], ["--do_eval"], ["--dataset_test_split", "validation"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--eval_strategy", "steps"],
+        ["--do_eval"],
+        ["--dataset_test_split", "validation"],
+        ["--dataset_test_split", "validation", "--do_eval", "--eval_benchmarks", "rewardbench"],
+    ],
+)
 def test_evaluation_without_test_rows_offers_to_hold_some_out(capsys, options, flags):
     code, _, err = run(capsys, "train", *options, *flags)
     assert code == 1

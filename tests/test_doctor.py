@@ -298,11 +298,6 @@ def test_it_takes_a_model_and_pairs_without_a_trainer(tiny_model, tokenizer):
     assert [one.cause for one in diagnose(Case(tiny_model, pairs, None)).findings] == ["the head is frozen"]
 
 
-def test_no_pairs_are_an_error(tiny_model, tokenizer):
-    with pytest.raises(ValueError, match="there are no pairs to examine"):
-        Case(tiny_model, [], tokenizer)
-
-
 def test_a_number_that_is_not_finite_in_the_log_is_a_finding_where_nothing_explains_it(tiny_model, tokenizer):
     pairs = [{"chosen_ids": [5, 6, 7 + i], "rejected_ids": [5, 6, 30 + i]} for i in range(12)]
     history = [{"loss": 0.5, "step": 10}, {"loss": math.nan, "step": 20}]

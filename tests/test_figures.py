@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -422,6 +423,55 @@ def test_longer_wins_is_counted_by_characters_before_tokens():
     bare = [ScoredRow("pairs", row.id, None, row.rewards, row.labels, row.tokens) for row in rows]
     assert entry_of(bare)["baselines"]["overall"]["longer_wins"] == 0.0
     assert entry_of([pair("1", 2, 1)])["baselines"]["overall"] is None
+
+
+def choices(benchmark, count, subset=None):
+    return [ScoredRow(benchmark, f"{subset} {number}", subset, [3, 2, 1], [1, 0, 0]) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        rewardbench(),
+        rewardbench()[100:-100],
+        [*choices("rewardbench2", 90, "Math"), *choices("rewardbench2", 30, "Focus"), *ties_rows(*TIES["A"][0])],
+        rm_rows({"chat": [([1, 2, 3], [0, 2, 4])] * 10, "math": [([1, 2, 3], [0, 2, 4])] * 30}),
+        [ppe(), ppe("GPQA")],
+        choices("rewardmath", 60),
+        [pair(str(number), 1, 0, "xy"[number % 2]) for number in range(60)],
+    ],
+    ids=lambda rows: f"{rows[0].benchmark} {len(rows)}",
+)
+def test_longer_wins_is_the_figure_that_lengths_as_rewards_give(made):
+    """Beside a mean of parts, or one right answer of many, a share of pairs would be on another scale."""
+    generator = np.random.default_rng(0)
+    lengths = [generator.integers(1, 9, len(row.rewards)).tolist() for row in made]
+    rows = [replace(row, tokens=length) for row, length in zip(made, lengths, strict=True)]
+    found = entry_of(rows)
+    baselines = {"overall": found["baselines"]["overall"], **found["baselines"]["subsets"]}
+    for word, sign in (("longer", 1), ("shorter", -1)):
+        rule = [replace(row, rewards=[sign * each for each in own]) for row, own in zip(made, lengths, strict=True)]
+        expected = entry_of(rule)
+        figures = {"overall": expected["overall"] or expected["of_given"], **expected["subsets"]}
+        assert list(baselines) == list(figures)
+        for name, figure in figures.items():
+            assert baselines[name][f"{word}_wins"] == pytest.approx(figure["official"], abs=1e-12)
+            assert baselines[name][f"{word}_wins_half_credit"] == pytest.approx(figure["half_credit"], abs=1e-12)
+    if made[0].benchmark == "rewardmath":
+        assert baselines["overall"]["longer_wins"] < 0.45, "one of three, and not one of two"
+
+
+def test_rows_without_lengths_are_no_part_of_what_the_longer_answer_wins():
+    rows = [
+        pair("1", 2, 1, "x", characters=[9, 1]),
+        pair("2", 1, 1, "x", characters=[1, 9]),
+        pair("3", 1, 1, "x"),
+        pair("4", 2, 1, "y"),
+    ]
+    found = entry_of(rows)["baselines"]
+    assert found["overall"] == found["subsets"]["x"]
+    assert (found["overall"]["longer_wins"], found["overall"]["accuracy_correct_longer"]) == (0.5, 1.0)
+    assert found["subsets"]["y"] is None
 
 
 def test_cut_rows_are_counted_and_their_figure_given_without_them():

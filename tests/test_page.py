@@ -2,7 +2,7 @@
 
 import made_results as made
 
-from plaudit.page import facts_of, report_context
+from plaudit.page import report_context
 
 
 def shown(**files):
@@ -14,7 +14,8 @@ def shown(**files):
 def test_a_table_of_figures_has_only_columns_with_values():
     pairs = shown(results={"a": made.pairs_entry()})["benchmarks"][0]["table"]
     assert pairs["columns"][0] == "Half credit"
-    assert "Longer wins" in pairs["columns"]
+    assert "Shorter wins" in pairs["columns"], "the rule of length that goes further"
+    assert "Longer wins" not in pairs["columns"]
     bare = shown(results={"a": {"kind": "pairs", "overall": made.figure(0.7, 50)}})["benchmarks"][0]["table"]
     assert bare["columns"] == ["Half credit", "Rows", "Ties"]
     assert [title for title, _ in bare["groups"]] == [""]
@@ -72,39 +73,13 @@ def test_a_training_alone_is_told_in_words():
     assert shown(state={"log_history": []})["opening"] == ["Nothing was logged that a page could show."]
 
 
-def test_an_audit_has_its_paragraph_its_tables_and_the_rest():
-    audit = {
-        "summary": "2,312 pairs.",
-        "rows": 2312,
-        "faults": {
-            "empty": {"count": 4, "share": 0.0017, "rows": [86, 516, 925, 1103]},
-            "identical": {"count": 0, "share": 0.0},
-        },
-        "baselines": {"longer_wins": {"official": 0.4425, "half_credit": 0.4449, "interval": [0.42, 0.46]}},
-        "lengths": {"words": {"chosen": {"median": 10, "mean": 9.57}, "rejected": {"median": 4}}},
-        "sources": None,
-    }
-    found = shown(audit=audit)["audit"]
-    assert found["summary"] == "2,312 pairs."
-    assert [table.title for table in found["tables"]] == [
-        "Faults",
-        "What trivial rules would get right",
-        "Lengths in words",
-    ]
-    assert found["tables"][0].rows[0] == ("empty", "4", "0.2\u00a0%", "86, 516, 925, 1103")
-    assert found["tables"][2].rows[1] == ("rejected", "4", "\N{EN DASH}")
-    assert found["facts"] == [("rows", "2,312")]
-
-
-def test_nested_facts_are_named_by_their_path():
-    facts = facts_of(
-        {"data": {"rows": 3, "hash": "ab"}, "ok": True, "gone": None, "seconds": 1.25, "names": ["a", "b"]}
-    )
-    assert facts == [
-        ("data, rows", "3"),
-        ("data, hash", "ab"),
-        ("ok", "yes"),
-        ("gone", "\N{EN DASH}"),
-        ("seconds", "1.250"),
-        ("names", "a, b"),
-    ]
+def test_an_audit_alone_is_a_page_on_data_and_beside_other_results_a_part():
+    audit = {"summary": "2,312 pairs."}
+    alone = shown(audit=audit)
+    assert (alone["heading"], alone["opening"]) == ("What is in this data?", ["2,312 pairs."])
+    assert alone["contents"] == [("data", "The data")]
+    assert alone["title"] == "plaudit report: data"
+    assert shown(audit={"rows": 3})["opening"] == []
+    beside = shown(audit=audit, state=made.trainer_state())
+    assert beside["heading"] == "How did this training go?"
+    assert beside["audit"]["summary"] == "2,312 pairs."

@@ -51,6 +51,9 @@ def test_no_heading_stands_over_nothing(tmp_path):
     for heading in ("Figures", "Pictures", "Worst mistakes", "The data", "Examples"):
         assert f">{heading}</h" not in page
     assert ">Training</h" in page
+    made.write(tmp_path / "data", audit={"rows": 3})
+    page = write_report(tmp_path / "data").read_text(encoding="utf-8")
+    assert re.findall(r">([^<]+)</h[1-5]>", page) == ["What is in this data?", "The data"]
 
 
 def test_the_same_results_give_the_same_bytes(folder):

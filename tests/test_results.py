@@ -135,6 +135,15 @@ def test_what_is_written_has_no_nan_and_says_where_it_is_from(scores, tmp_path):
         recompute(path, output_dir=tmp_path / "file")
 
 
+def test_an_output_below_a_file_is_an_error_with_its_cure(scores, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(
+        ValueError, match=r"output_dir '.*file/deep' cannot be written to \(Not a directory\); name another"
+    ):
+        recompute(scores(*pairs("mine")), output_dir=path / "deep")
+
+
 def test_the_seed_decides_the_intervals_and_the_figures_do_not_change(scores):
     rows = [ScoredRow("b", str(n), None, [n % 3, 1.0, 0.5], [1, 0, 0], None, {"kind": "best-of-n"}) for n in range(40)]
     path = scores(*rows)

@@ -81,6 +81,7 @@ def test_one_output_a_candidate_may_be_a_list_of_one(written):
     [
         ("{no json", "no JSON (Expecting property name enclosed in double quotes at column 2); write one JSON object"),
         ("[1, 2]", "must be a JSON object, not list [1, 2]; write one object a line"),
+        ("[" * 100_000, "JSON of too many levels; write one flat object a line"),
         ({"id": None}, "'id' is missing; a row of scores has 'id', 'rewards' and 'labels'"),
         ({"rewards": None}, "'rewards' is missing"),
         ({"labels": None}, "'labels' is missing"),

@@ -22,6 +22,13 @@ def test_a_share_has_wilsons_interval_and_no_draws(monkeypatch):
     assert found == {"official": 0.75, "half_credit": 0.75, "n": 4, "ties": 0, "interval": list(wilson_interval(3, 4))}
 
 
+@pytest.mark.parametrize("value", [0, 1])
+def test_wilsons_interval_reaches_a_figure_of_nothing_or_all(value):
+    for rows in range(1, 60):
+        found = Sampler(100, 0).figure({"x": stratum("x", [value] * rows, is_share=True)})
+        assert found["interval"][value] == value
+
+
 def test_a_mean_of_strata_goes_by_its_weights():
     strata = {"x": stratum("x", [1, 1]), "y": stratum("y", [0, 0, 1, 0])}
     assert weighted_mean(strata) == pytest.approx((1 + 0.25) / 2)

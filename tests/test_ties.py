@@ -20,7 +20,7 @@ def rows_of(*given):
 
 def score_of(rows, version="head"):
     sums = ties_sums(RowArrays(rows), np.arange(len(rows)), version)
-    return float(ties_score(sums.sum(axis=0)))
+    return float(ties_score(sums.sum(axis=0), version))
 
 
 A = [("ref:1", [3, 1, 0], 1), ("tied:1", [5, 4.5, 1, 0], 2), ("ref:2", [0, 1, -1], 1), ("tied:2", [2, 0, 1, -3], 2)]
@@ -37,6 +37,12 @@ GOLDEN = {
     "J": ([("ref:1", [3, 1], 1), ("tied:1", [4, 2, 0], 2)], 0.6, 0.6),
     "K": ([("ref:1", [[3], [1]], 1), ("tied:1", [[4], [3.5], [0]], 2)], 1.0099505475, 1.0099505475),
 }
+
+
+def test_without_a_prompt_of_both_rows_only_the_older_version_has_a_score():
+    rows = rows_of(("tied:1", [4, 3, 0], 2))
+    assert math.isnan(score_of(rows))
+    assert score_of(rows, "v0.1.4") == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -4,7 +4,19 @@ import made_results as made
 import pytest
 
 from plaudit import wording
-from plaudit.wording import certainty, decimal, failings, interval, number, opening, parts_of, percent, points, reward
+from plaudit.wording import (
+    certainty,
+    decimal,
+    failings,
+    interval,
+    length_rule,
+    number,
+    opening,
+    parts_of,
+    percent,
+    points,
+    reward,
+)
 
 
 def plain(text):
@@ -44,7 +56,7 @@ def test_numbers_are_written_one_way(show, value, text):
 def test_the_opening_says_how_good_the_model_is_against_chance_and_length():
     assert plain(opening("hh", made.pairs_entry())) == (
         "In 73.4 % of the 2,312 pairs of hh the better answer gets the higher reward (95 % interval 71.6 to 75.2 %). "
-        "Choosing blindly would give 50.0 %, and always choosing the longer answer would give 44.2 %."
+        "Choosing blindly would give 50.0 %, and always choosing the shorter answer would give 55.5 %."
     )
     assert plain(opening("RM", made.rm_bench_entry())).startswith("It reaches 70.3 % on RM: the mean over its domains")
     assert plain(opening("x", {"kind": "pairs", "overall": None})) == "There is no figure for x."
@@ -61,14 +73,18 @@ def test_how_sure_it_is_depends_on_the_interval():
     ("share", "words"),
     [
         (0.51, "It cannot be told from blind choice"),
-        (0.3, "It is worse than blind choice and the longer answer"),
-        (0.44, "It is worse than blind choice, by more than chance explains. It cannot be told from the longer answer"),
+        (0.3, "It is worse than blind choice and the shorter answer"),
+        (
+            0.51,
+            "It is worse than the shorter answer, by more than chance explains. It cannot be told from blind choice",
+        ),
+        (0.55, "It cannot be told from the shorter answer"),
     ],
 )
 def test_a_model_no_better_than_a_rival_is_called_that(share, words):
     entry = {**made.pairs_entry(), "overall": made.figure(share, 2312)}
     assert words in certainty(entry)
-    assert "better than" not in certainty(entry)
+    assert "better than either" not in certainty(entry)
 
 
 def test_only_subsets_surely_below_the_whole_are_called_weakest():
@@ -145,3 +161,23 @@ def test_null_figures_make_no_sentence_fail():
     assert certainty(entry) == ""
     assert failings(entry)
     assert wording.chance_of(entry) is None
+
+
+def test_the_rule_of_length_is_the_one_that_goes_further_and_none_where_lengths_tell_nothing():
+    longer = {
+        "longer_wins": 0.6,
+        "longer_wins_half_credit": 0.65,
+        "shorter_wins": 0.3,
+        "shorter_wins_half_credit": 0.35,
+    }
+    equal = {"longer_wins": 0.0, "longer_wins_half_credit": 0.5, "shorter_wins": 0.0, "shorter_wins_half_credit": 0.5}
+    entry = {"chance": 0.5, "baselines": {"overall": longer}}
+    assert length_rule(entry) == ("longer", 0.65)
+    swapped = {
+        name.replace("longer", "x").replace("shorter", "longer").replace("x", "shorter"): value
+        for name, value in longer.items()
+    }
+    assert length_rule(entry | {"baselines": {"overall": swapped}}) == ("shorter", 0.65)
+    assert length_rule(entry | {"baselines": {"overall": equal}}) is None
+    assert length_rule({"baselines": {"longer_wins": 0.4}}) == ("longer", 0.4)
+    assert length_rule({}) is None

@@ -48,22 +48,19 @@ def agreement_of(arrays: RowArrays, decided: np.ndarray, num_resamples: int, see
     the same direction, takes 1 off for each in the opposite one, and divides by the pairs that people separate; `brier`
     is the mean squared distance of the chance that the reward puts the first model higher from whether people do.
     """
-    index = [row for row in np.flatnonzero(decided).tolist() if models_of(arrays.rows[row]) is not None]
-    if not index:
-        return None
-    pairs = [models_of(arrays.rows[row]) for row in index]
-    names = sorted({name for pair in pairs if pair for name in pair})
+    found = [(row, models) for row in np.flatnonzero(decided).tolist() if (models := models_of(arrays.rows[row]))]
+    names = sorted({name for _, models in found for name in models})
     if len(names) < 2:
         return None
     place = {name: number for number, name in enumerate(names)}
-    first = np.array([place[pair[0]] for pair in pairs if pair])
-    second = np.array([place[pair[1]] for pair in pairs if pair])
-    starts = arrays.starts[index]
+    first, second = (np.array([place[models[side]] for _, models in found]) for side in (0, 1))
+    starts = arrays.starts[[row for row, _ in found]]
     people = arrays.is_right[starts].astype(np.float64)
     rewards = arrays.rewards[starts], arrays.rewards[starts + 1]
     machine = (rewards[0] > rewards[1]) + 0.5 * (rewards[0] == rewards[1])
-    drawn = _win_rates(np.stack([first, second, people, machine], axis=1), len(names), num_resamples, seed)
-    actual = _win_rates(np.stack([first, second, people, machine], axis=1), len(names), 0, seed)[0]
+    votes = np.stack([first, second, people, machine], axis=1)
+    drawn = _win_rates(votes, len(names), num_resamples, seed)
+    actual = _win_rates(votes, len(names), 0, seed)[0]
     return {
         "win_rates": {
             name: {"people": float(actual[0, number]), "reward": float(actual[1, number])}

@@ -58,7 +58,7 @@ def _sentences(found: Mapping[str, Any]) -> Iterator[str]:
     if sharing["real_to_unique"] is not None:
         yield (
             f"The sides of a pair have {percent(sharing['within_pairs'])} of their {sharing['unit']} in common; in batches "
-            f"of {sharing['batch_size']} the tree layout computes {sharing['padded_to_unique']:.2f} times fewer than padding."
+            f"of {sharing['batch_size']} padding computes {sharing['padded_to_unique']:.2f} times as many as the tree layout."
         )
 
 
@@ -77,7 +77,7 @@ def _leaks(found: Mapping[str, Any]) -> Iterator[str]:
         tests = found["test_overlap"]
         yield f"{tests['prompts']['count']:,} of {tests['pairs']:,} test pairs have a prompt of the training data."
     for name, one in found.get("benchmark_overlap", {}).items():
-        yield f"{one['rows_found']:,} of {one['rows']:,} rows of {name} share {one['words']} words in a row with it."
+        yield f"{one['rows_found']:,} of {one['rows']:,} rows of {name} share {one['words']} words in a row with the training data."
 
 
 def _listed(parts: Sequence[str]) -> str:

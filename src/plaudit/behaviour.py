@@ -17,8 +17,9 @@ def length_habits(comparisons: Comparisons, index: np.ndarray) -> dict[str, floa
     """Return what length has to do with the model's choices, from comparisons whose lengths are known.
 
     index: places of comparisons; each row counts once. `chooses_longer` is the share of the model's choices that are
-    longer, of those between answers of two lengths and two rewards; the last two are the model's accuracy (a tie is
-    wrong) where the right answer is longer and where it is shorter. None where there is no such comparison.
+    longer, of those between answers of two lengths and two rewards; `correct_is_longer` the share of all comparisons in
+    which the right answer is; the last two are the model's accuracy (a tie is wrong) where the right answer is longer and
+    where it is shorter. None where there is no such comparison.
     """
     index = index[~np.isnan(comparisons.longer[index])]
     longer = comparisons.longer[index]
@@ -31,6 +32,7 @@ def length_habits(comparisons: Comparisons, index: np.ndarray) -> dict[str, floa
 
     return {
         "chooses_longer": mean(chosen_is_longer, (longer != 0) & ~tied & np.isfinite(comparisons.gap[index])),
+        "correct_is_longer": mean(longer > 0, np.full(len(longer), True)),
         "accuracy_correct_longer": mean(won, longer > 0),
         "accuracy_correct_shorter": mean(won, longer < 0),
     }
@@ -91,9 +93,7 @@ def distributions(arrays: RowArrays, subsets: Mapping[str, np.ndarray]) -> dict[
 
     found = {}
     for name, index in (("all", np.arange(len(arrays))), *subsets.items()):
-        is_member = np.zeros(len(arrays), bool)
-        is_member[index] = True
-        member = is_member[arrays.row_of] & finite
+        member = np.isin(arrays.row_of, index) & finite
         found[name] = {
             "edges": edges.tolist(),
             "chosen": counts(member & arrays.is_right),

@@ -51,13 +51,13 @@ def reliability(gaps: np.ndarray, weights: np.ndarray | None = None) -> list[dic
     )
     return [
         {
-            "low": float(edges[bin]),
-            "high": float(edges[bin + 1]),
-            "n": float(number[bin]),
-            "confidence": float(total[bin] / number[bin]) if number[bin] else None,
-            "accuracy": float(right[bin] / number[bin]) if number[bin] else None,
+            "low": float(edges[place]),
+            "high": float(edges[place + 1]),
+            "n": float(number[place]),
+            "confidence": float(total[place] / number[place]) if number[place] else None,
+            "accuracy": float(right[place] / number[place]) if number[place] else None,
         }
-        for bin in range(NUM_BINS)
+        for place in range(NUM_BINS)
     ]
 
 
@@ -66,9 +66,9 @@ def ece(gaps: np.ndarray, weights: np.ndarray | None = None) -> float:
 
     Source: Naeini, Cooper and Hauskrecht (2015), AAAI.
     """
-    bins = [bin for bin in reliability(gaps, weights) if bin["n"]]
-    total = sum(bin["n"] for bin in bins)
-    return float(sum(bin["n"] * abs(bin["accuracy"] - bin["confidence"]) for bin in bins) / total)
+    filled = [one for one in reliability(gaps, weights) if one["n"]]
+    total = sum(one["n"] for one in filled)
+    return float(sum(one["n"] * abs(one["accuracy"] - one["confidence"]) for one in filled) / total)
 
 
 def best_temperature(gaps: np.ndarray, weights: np.ndarray | None = None) -> float:

@@ -27,7 +27,7 @@ class Case:
 
     pairs: prepared pairs, a Dataset or a list of dicts with chosen_ids, rejected_ids and maybe margin. args: the run's
     options. log_history: the trainer state's. collate: what makes the run's batches of them; padded where None. num_steps:
-    optimizer steps of the whole run. optimizer: the run's, where it is made. rows: each pair's row in the user's own data,
+    optimizer steps of the whole run. optimizer, schedule: the run's, where they are made. rows: each pair's row in the user's own data,
     where some were dropped. conversational: whether the chat template was applied. is_trained: whether the model is what
     the log tells of, and not as it was before. whole: False where the weights are spread over processes, so that only what
     needs no forward is checked.
@@ -41,6 +41,7 @@ class Case:
     collate: Callable[[list[dict]], Mapping[str, Any]] | None = None
     num_steps: int = 0
     optimizer: Any = None
+    schedule: Any = None
     rows: Sequence[int] | None = None
     conversational: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -102,6 +103,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def head_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the modules that make rewards of the base model's states, by name; more than one where an adapter copies it."""
+    """Return the modules that make rewards of the base model's states, by name."""
     classifier = classifier_of(model)
     return [(name, getattr(classifier, name)) for name in head_names(model)]

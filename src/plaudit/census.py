@@ -113,7 +113,7 @@ def connect(folder: str, threads: int) -> Any:
 
 @contextmanager
 def workers(threads: int) -> Iterator[Any]:
-    """Give a function that runs another in a thread, at most two waiting for each; errors come out here or at the end."""
+    """Give a function that runs others in threads, and waits where two for each thread are at hand; it raises their errors."""
     pending: set[Future] = set()
     with ThreadPoolExecutor(threads) as pool:
 
@@ -212,7 +212,7 @@ def spread(counts: Sequence[tuple[float, int]]) -> dict[str, Any]:
     counts = sorted(counts)
     values, times = np.array([value for value, _ in counts]), np.cumsum([count for _, count in counts])
     total = int(times[-1])
-    at = [int(np.searchsorted(times, math.ceil(share * total - 1e-9))) for share in SHARES]
+    at = [int(np.searchsorted(times, math.ceil(share * total))) for share in SHARES]
     names = ("p25", "median", "p75", "p95", "p99")
     mean = sum(value * count for value, count in counts) / total
     return {

@@ -26,12 +26,18 @@ NO_SIGNAL, NO_EFFECT = 2.0, 0.08
 SIGNAL = 3.0
 # A token that only one side has, in so many of the pairs, tells the two kinds of answers apart.
 TELLS_APART = 0.9
+# Answers are of two clear kinds where a labelling that is made of the texts alone is told by at least this margin in all but
+# a tenth of the pairs, each told by the others: 0.27 and more of polite against rude answers, long against short ones; at most
+# 0.17 of hh_harmless and other people's preferences.
+TWO_KINDS = 0.25
 # Labels that contradict each other in more of the pairs than this are a fault of the data, not a few disagreements.
 CONTRADICTED = 0.05
 # Rewards are tens at most, so a larger margin decides the loss alone.
 HUGE_MARGIN = 1e4
 # A schedule that ends before this share of learning_rate was meant for a longer run.
 LEAST_PEAK = 0.5
+# Steps below this are lost to the rounding of weights of 0.02, as initialized, in float32.
+LEAST_RATE = 1e-9
 # How chat templates mark turns in a text: <|im_start|>, <start_of_turn>, </s>, and the wide bars of some vocabularies.
 MARKER = re.compile(
     r"<[|\uff5c][^<>\s{}]{1,40}[|\uff5c]>|<(?:start|end)_of_(?:turn|text|role)>|</?s>|<(?:bos|eos)>|\[/?INST\]"
@@ -39,6 +45,8 @@ MARKER = re.compile(
 TURN_MARKER = re.compile(
     r"im_start|start_header|start_of_turn|start_of_role|START_OF_TURN|<[|\uff5c](user|assistant)[|\uff5c]>", re.I
 )
+# The families that mark turns by these read them as plain text.
+PLAIN_MARKERS = ("[INST]", "[/INST]")
 QUESTION, ANSWER = "plauditquestion", "plauditanswer"
 
 
@@ -75,35 +83,66 @@ def check_margins(margins: np.ndarray, rows: Sequence[int]) -> list[Finding]:
     return []
 
 
-def check_learning_rate(args: Any, num_steps: int, log_history: Sequence[Mapping[str, Any]] = ()) -> list[Finding]:
-    """Return what is wrong with the learning rate, by the options' schedule over num_steps and by what was logged."""
-    cause, cure = "the learning rate is 0", "set learning_rate above 0 (1e-4 with an adapter, 1e-5 without, is usual)"
-    if args.learning_rate == 0:
-        return [Finding(cause, "learning_rate=0.0, so no step changes a weight", cure)]
+def check_learning_rate(
+    args: Any,
+    num_steps: int,
+    log_history: Sequence[Mapping[str, Any]] = (),
+    optimizer: Any = None,
+    schedule: Any = None,
+) -> list[Finding]:
+    """Return what is wrong with the learning rate: as given, as logged, and as the schedule makes it over num_steps.
+
+    optimizer, schedule: the run's, where they are made; the options' otherwise.
+    """
+    groups = [] if optimizer is None else optimizer.param_groups
+    if any(math.isinf(base_rate(group)) for group in groups):
+        return []
+    rates = [base_rate(group) for group in groups] or [float(args.learning_rate)]
+    return _rate_given(args, rates) or _rate_logged(args, log_history) or _rate_reached(args, num_steps, schedule)
+
+
+def base_rate(group: Mapping[str, Any]) -> float:
+    """Return the rate that schedules multiply of an optimizer's parameter group; infinity where it makes its own rates."""
+    rate = group.get("initial_lr", group.get("lr"))
+    return math.inf if rate is None or group.get("relative_step") else float(rate)
+
+
+def _rate_given(args: Any, rates: Sequence[float]) -> list[Finding]:
+    if max(rates) >= LEAST_RATE:
+        return []
+    rate, cure = f"learning_rate={args.learning_rate}", "set learning_rate above 0"
+    if max(rates) != args.learning_rate:
+        rate = f"lr={max(rates)} in every parameter group of the optimizer that was given, which {rate} does not change"
+        cure = "give its groups a rate above 0"
+    cure += " (1e-4 with an adapter, 1e-5 without, is usual)"
+    if max(rates) <= 0:
+        return [Finding("the learning rate is 0", f"{rate}, so no step changes a weight", cure)]
+    lost = "a step of Adam is about as large, and weights of the usual size are rounded to 1e-9 and coarser"
+    return [Finding("the learning rate is as good as 0", f"{rate}; {lost}", cure)]
+
+
+def _rate_logged(args: Any, log_history: Sequence[Mapping[str, Any]]) -> list[Finding]:
     logged = [entry["learning_rate"] for entry in log_history if "learning_rate" in entry]
     # The first step of a warm-up has the rate 0 by right.
     last = max((entry.get("step", 0) for entry in log_history if "learning_rate" in entry), default=0)
-    if logged and not any(logged) and last > 1:
-        return [
-            Finding(
-                cause,
-                f"all {len(logged)} logged learning rates are 0 up to step {last}, although learning_rate is "
-                f"{args.learning_rate:g}",
-                "look at the scheduler (lr_scheduler_type, lr_scheduler_kwargs, or the one passed as optimizers)",
-            )
-        ]
-    peak = peak_share(args, num_steps)
-    if peak is not None and peak < LEAST_PEAK:
-        warmup = args.get_warmup_steps(num_steps)
-        return [
-            Finding(
-                "the learning rate never gets near its value" if peak else cause,
-                f"over the run's {num_steps:,} steps the schedule reaches {peak:.1%} of learning_rate "
-                f"{args.learning_rate:g} at most; warm-up lasts {warmup:,} steps",
-                "lower warmup_steps, or train for more steps",
-            )
-        ]
-    return []
+    if not logged or any(logged) or last <= 1:
+        return []
+    evidence = f"all {len(logged)} logged learning rates are 0 up to step {last}, although learning_rate is {args.learning_rate:g}"
+    cure = "look at the scheduler (lr_scheduler_type, lr_scheduler_kwargs, or the one passed as optimizers)"
+    return [Finding("the learning rate is 0", evidence, cure)]
+
+
+def _rate_reached(args: Any, num_steps: int, schedule: Any) -> list[Finding]:
+    of_options = peak_share(args, num_steps)
+    peak = of_options if schedule is None else peak_of(schedule, num_steps)
+    if peak is None or peak >= LEAST_PEAK:
+        return []
+    cause = "the learning rate never gets near its value" if peak else "the learning rate is 0"
+    evidence = f"over the run's {num_steps:,} steps the schedule reaches {peak:.1%} of learning_rate {args.learning_rate:g} at most"
+    if peak != of_options:
+        return [Finding(cause, evidence, "look at the scheduler that was passed as optimizers")]
+    evidence += f"; warm-up lasts {args.get_warmup_steps(num_steps):,} steps"
+    return [Finding(cause, evidence, "lower warmup_steps, or train for more steps")]
 
 
 def peak_share(args: Any, num_steps: int) -> float | None:
@@ -112,17 +151,30 @@ def peak_share(args: Any, num_steps: int) -> float | None:
     from transformers import get_scheduler
 
     name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-    if name in ("reduce_lr_on_plateau", "greedy") or num_steps < 2:
+    if name in ("reduce_lr_on_plateau", "greedy"):
         return None
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     try:
-        schedule: Any = get_scheduler(
+        schedule = get_scheduler(
             name, optimizer, args.get_warmup_steps(num_steps), num_steps, args.lr_scheduler_kwargs or {}
         )
-        factor = schedule.lr_lambdas[0]
-        return max(float(factor(step)) for step in np.unique(np.linspace(0, num_steps - 1, 1_000).astype(int)).tolist())
-    # A schedule of another make, or arguments that Trainer itself will refuse.
-    except (AttributeError, TypeError, ValueError):
+    # Arguments that Trainer itself will refuse.
+    except (TypeError, ValueError):
+        return None
+    return peak_of(schedule, num_steps)
+
+
+def peak_of(schedule: Any, num_steps: int) -> float | None:
+    """Return the largest share of the base rate that a schedule of factors reaches; None for one of another make."""
+    # Accelerate wraps the one that it steps.
+    factors = getattr(getattr(schedule, "scheduler", schedule), "lr_lambdas", None)
+    if not factors or num_steps < 2:
+        return None
+    steps = np.unique(np.linspace(0, num_steps - 1, 1_000).astype(int)).tolist()
+    try:
+        return max(float(factor(step)) for factor in factors for step in steps)
+    # Shapes that need arguments.
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
         return None
 
 
@@ -173,7 +225,8 @@ def check_marked_texts(tokenizer: Any, sequences: Sequence[Sequence[int]]) -> li
     if len(marked) < TELLS_APART * len(texts) or not marked:
         return []
     found = {marker for text in marked for marker in _markers(text)} - {tokenizer.bos_token}
-    if any(_is_token(tokenizer, marker) for marker in found):
+    # Every vocabulary's own BOS is there, in texts without any template too.
+    if not found or any(_is_token(tokenizer, marker) for marker in found):
         return []
     evidence = _foreign(tokenizer, marked[0])
     cure = "write the texts with the model's own template, or give conversations and let it be applied"
@@ -184,7 +237,7 @@ def _foreign(tokenizer: Any, text: str) -> str | None:
     """Return how a rendered text shows that its template was made for another vocabulary, None where it does not."""
     # A template's beginning is a variable, so it suits every vocabulary.
     markers = [marker for marker in _markers(text) if marker != tokenizer.bos_token]
-    lost = [marker for marker in markers if not _is_token(tokenizer, marker)]
+    lost = [marker for marker in markers if marker not in PLAIN_MARKERS and not _is_token(tokenizer, marker)]
     after = _markers(text.rpartition(ANSWER)[2])[:1] if ANSWER in text else []
     # Some families write who speaks as plain text, but what ends an answer is a token of theirs.
     if lost and (lost == markers or set(after) & set(lost)):
@@ -243,13 +296,15 @@ class Signal:
 
     deviations: how far the probe does better than on the same pairs with random labels, in standard deviations of those; about
     0 where the labels follow no rule. split: where one token, or two in a row, tell the two answers of nearly every pair
-    apart, (their ids, pairs with them on one side, of these those where the chosen side has them).
+    apart, (their ids, pairs with them on one side, of these those where the chosen side has them). kinds: where the two answers
+    of nearly every pair are of two clear kinds, in how many pairs the chosen one is of the first.
     """
 
     num_pairs: int
     accuracy: float
     deviations: float
     split: tuple[tuple[int, ...], int, int] | None = None
+    kinds: int | None = None
 
 
 def label_signal(pairs: Sequence[Mapping[str, Any]], states: np.ndarray | None = None) -> Signal:
@@ -264,17 +319,39 @@ def label_signal(pairs: Sequence[Mapping[str, Any]], states: np.ndarray | None =
         return Signal(len(kept), 0.5, 0.0)
     pairs = [pairs[i] for i in kept]
     rows = _differences(pairs) if states is None else _unit(states[kept])
-    inverse = np.linalg.inv((rows @ rows.T).astype(np.float64) + RIDGE * np.eye(len(rows)))
+    products = (rows @ rows.T).astype(np.float64)
+    inverse = np.linalg.inv(products + RIDGE * np.eye(len(rows)))
     # The labels as they are, and as a coin would give them.
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(len(rows), 1 + LABELLINGS))
     signs[:, 0] = 1.0
-    margins = signs * (signs - inverse @ signs / np.diag(inverse)[:, None])
+    margins = _unseen_margins(inverse, signs)
     spread = np.sqrt((margins**2).mean(axis=0))
     scores = np.divide(margins.mean(axis=0), spread, out=np.zeros(len(spread)), where=spread > 1e-12)
     by_chance = scores[1:]
     deviations = float((scores[0] - by_chance.mean()) / max(float(by_chance.std()), 1e-12))
     right = float((margins[:, 0] > 0).mean() + (margins[:, 0] == 0).mean() / 2)
-    return Signal(len(pairs), right, deviations, _split(pairs) if states is None else None)
+    if states is not None:
+        return Signal(len(pairs), right, deviations)
+    return Signal(len(pairs), right, deviations, _split(pairs), _kinds(products, inverse))
+
+
+def _unseen_margins(inverse: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """Return by how much each pair's label is told by all the others, shape as signs, (num_pairs, num_labellings)."""
+    return signs * (signs - inverse @ signs / np.diag(inverse)[:, None])
+
+
+def _kinds(products: np.ndarray, inverse: np.ndarray) -> int | None:
+    """Return in how many pairs the chosen answer is of the first of two kinds, where answers are (see Signal).
+
+    The kinds are the two ends of the direction in which the pairs' differences are largest, whatever their labels.
+    """
+    # More pairs need no such help, and much time.
+    if len(products) >= FEWEST_PAIRS:
+        return None
+    signs = np.where(np.linalg.eigh(products)[1][:, -1:] >= 0, 1.0, -1.0)
+    if np.quantile(_unseen_margins(inverse, signs), 0.1) < TWO_KINDS:
+        return None
+    return int((signs > 0).sum())
 
 
 def distinct(pairs: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -336,10 +413,11 @@ def looks_random(signal: Signal) -> bool:
         return False
     if signal.num_pairs >= FEWEST_PAIRS:
         return True
-    if signal.split is None or signal.split[1] < FEWEST_SPLIT_PAIRS:
-        return False
-    low, high = wilson_interval(signal.split[2], signal.split[1])
-    return low <= 0.5 <= high
+    # Fewer say something only where the two answers of nearly every pair differ in the same way.
+    found = [signal.split[1:]] if signal.split is not None else []
+    found += [(signal.num_pairs, signal.kinds)] if signal.kinds is not None else []
+    intervals = [wilson_interval(on_chosen, count) for count, on_chosen in found if count >= FEWEST_SPLIT_PAIRS]
+    return bool(intervals) and all(low <= 0.5 <= high for low, high in intervals)
 
 
 def random_labels(signal: Signal, tokenizer: Any, also: str) -> Finding:
@@ -354,6 +432,12 @@ def random_labels(signal: Signal, tokenizer: Any, also: str) -> Finding:
         shown = repr(tokenizer.decode(list(piece))) if tokenizer is not None else f"ids {list(piece)}"
         evidence += (
             f"; in {on_one:,} pairs one answer alone has {shown}, and it is the chosen one in {on_chosen / on_one:.1%}"
+        )
+    elif signal.kinds is not None:
+        share = signal.kinds / signal.num_pairs
+        evidence += (
+            "; the two answers of a pair are of two clear kinds, by their words and lengths, and the chosen one is of the "
+            f"first kind in {share:.1%} and of the second in {1 - share:.1%}"
         )
     return Finding(
         "the labels look as if chosen and rejected were swapped at random",

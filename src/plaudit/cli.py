@@ -39,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_verb(name: str, arguments: list[str]) -> int:
     try:
         return VERBS[name].run(arguments) or 0
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python would complain once more when it closes its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except UsageError as error:
         _print_error(name, f"{error}; see plaudit {name} --help")
         return 2

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Between a message's role and its content, and after a message, where a prompt is one text: the code points that are
 # there for it, which no role holds.
 AFTER_ROLE, AFTER_MESSAGE = "\x1f", "\x1e"
+# Of a token; beyond any vocabulary.
+LARGEST_ID = 2**31 - 1
 
 
 def array(table: "pa.Table", column: str) -> Any:
@@ -239,7 +241,7 @@ def _columns_of_ids(table: "pa.Table", layout: Layout) -> dict[str, Any] | None:
         if parts is None or (mask_name is not None and mask is None):
             return None
         ids, lengths = parts
-        if len(ids) and (ids.min() < 0 or ids.max() > 2**31 - 1):
+        if len(ids) and (ids.min() < 0 or ids.max() > LARGEST_ID):
             return None
         if mask is not None:
             if not np.array_equal(mask[1], lengths) or not np.isin(mask[0], (0, 1)).all():

@@ -46,10 +46,25 @@ def compare(
     sampler = Sampler(num_resamples, seed)
     if names[0] == names[1]:
         names = (f"{names[0]} (first)", f"{names[1]} (second)")
+    matched = _matched(rows_a, rows_b, names)
+    return {
+        "names": list(names),
+        "signs": f"differences are {names[0]} minus {names[1]}: above 0, {names[0]} is better",
+        "num_resamples": num_resamples,
+        "seed": seed,
+        "only_a": _unmatched(rows_a, rows_b),
+        "only_b": _unmatched(rows_b, rows_a),
+        "benchmarks": {name: _benchmark(pairs, sampler, names, on_nonfinite) for name, pairs in matched.items()},
+    }
+
+
+def _matched(
+    rows_a: Sequence[ScoredRow], rows_b: Sequence[ScoredRow], names: tuple[str, str]
+) -> dict[str, list[tuple[ScoredRow, ScoredRow]]]:
+    """Return the rows that are in both files, by benchmark."""
     for rows in (rows_a, rows_b):
         require_unique(rows)
     by_key = {row.key: row for row in rows_b}
-    keys_a = {row.key for row in rows_a}
     matched: dict[str, list[tuple[ScoredRow, ScoredRow]]] = {}
     for row in rows_a:
         if row.key in by_key:
@@ -60,23 +75,16 @@ def compare(
             f"{_first_key(rows_a)} in the first row of one and {_first_key(rows_b)} in that of the other; compare two "
             "files of scores of the same benchmark"
         )
-    return {
-        "names": list(names),
-        "signs": f"differences are {names[0]} minus {names[1]}: above 0, {names[0]} is better",
-        "num_resamples": num_resamples,
-        "seed": seed,
-        "only_a": _unmatched(rows_a, set(by_key)),
-        "only_b": _unmatched(rows_b, keys_a),
-        "benchmarks": {name: _benchmark(pairs, sampler, names, on_nonfinite) for name, pairs in matched.items()},
-    }
+    return matched
 
 
 def _first_key(rows: Sequence[ScoredRow]) -> str:
     return repr(rows[0].key) if rows else "of no row"
 
 
-def _unmatched(rows: Sequence[ScoredRow], others: set[Any]) -> list[dict[str, Any]]:
-    return [{"benchmark": row.benchmark, "subset": row.subset, "id": row.id} for row in rows if row.key not in others]
+def _unmatched(rows: Sequence[ScoredRow], others: Sequence[ScoredRow]) -> list[dict[str, Any]]:
+    keys = {row.key for row in others}
+    return [{"benchmark": row.benchmark, "subset": row.subset, "id": row.id} for row in rows if row.key not in keys]
 
 
 def _checked(row_a: ScoredRow, row_b: ScoredRow, names: tuple[str, str]) -> ScoredRow:
@@ -227,17 +235,18 @@ def verdict(found: Mapping[str, Any]) -> str:
 
 
 def _line(found: Mapping[str, Any]) -> str:
-    figures = [
-        "-" if value is None else f"{100 * value:.2f}" for value in (found["a"]["official"], found["b"]["official"])
-    ]
-    difference = "-" if found["difference"] is None else f"{100 * found['difference']:+.2f}"
+    figures = [_shown(found[side]["official"], ".2f", 100) for side in ("a", "b")]
+    difference = _shown(found["difference"], "+.2f", 100)
     ends = found["interval"]
-    interval = "-" if ends is None else f"{100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}"
-    chance = "-" if found["p"] is None else f"{found['p']:.3g}"
-    return f"{figures[0]:>7}  {figures[1]:>7}  {difference:>7}  {interval:>18}  {chance:>7}"
+    interval = "-" if ends is None else " to ".join(_shown(end, "+.2f", 100) for end in ends)
+    return f"{figures[0]:>7}  {figures[1]:>7}  {difference:>7}  {interval:>18}  {_shown(found['p'], '.3g'):>7}"
+
+
+def _shown(value: float | None, form: str, times: float = 1) -> str:
+    return "-" if value is None else f"{times * value:{form}}"
 
 
 def _differing_line(row: Mapping[str, Any]) -> str:
     subset = "" if row["subset"] is None else f" ({row['subset']})"
-    margins = ["-" if row[key] is None else f"{row[key]:+.4g}" for key in ("margin_a", "margin_b")]
+    margins = [_shown(row[key], "+.4g") for key in ("margin_a", "margin_b")]
     return f"    {row['id']}{subset}: only {row['right']} is right; margin A {margins[0]}, B {margins[1]}"

@@ -197,7 +197,7 @@ def train(folder: Path, train_pairs: list[dict], held_out_pairs: list[dict], see
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
         gradient_checkpointing=False,
-        logging_steps=50,
+        logging_steps=10,
         save_strategy="no",
         report_to="none",
         seed=seed,

@@ -49,7 +49,9 @@ def diagnose(case: Case) -> Diagnosis:
     with untouched(case.model):
         findings = _check_data(case)
         if case.args is not None:
-            findings += checks.check_learning_rate(case.args, case.num_steps, case.log_history)
+            findings += checks.check_learning_rate(
+                case.args, case.num_steps, case.log_history, case.optimizer, case.schedule
+            )
         if case.whole:
             findings += _check_model(case, findings, evidence)
         else:

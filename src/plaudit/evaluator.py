@@ -13,7 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify
 from plaudit import sharding
 from plaudit.benchmark_sets import BenchmarkSets
 from plaudit.config import RewardConfig
-from plaudit.metrics import pair_metrics
+from plaudit.metrics import pair_metrics, require_finite
 from plaudit.prepare import StreamCounts
 from plaudit.rewards import rewards
 from plaudit.scored import PADDING, ScoredPairs
@@ -65,6 +65,7 @@ class PairEvaluator(Trainer):
         """Log and return the benchmarks' figures, as `<prefix>_<benchmark>_<figure>`."""
         sets = cast(BenchmarkSets, self.benchmark_sets)
         whole = self._score(self.get_eval_dataloader(sets.dataset), self.BENCHMARKS)
+        require_finite({"a benchmark's reward": float(whole["rewards"].sum())}, self.state.global_step)
         self.newest_rewards[self.BENCHMARKS] = (sets.dataset, whole["rewards"])
         metrics = {f"{prefix}_{name}": value for name, value in sets.logged_figures(whole["rewards"]).items()}
         self.log(dict(metrics))

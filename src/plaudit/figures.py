@@ -87,26 +87,32 @@ def _described(sheet: Sheet, seed: int) -> dict[str, Any]:
 
 
 def _baselines(sheet: Sheet) -> dict[str, Any]:
-    """Return how far "the longer answer wins" goes on the benchmark's own figures, and what length has to do with the
-    model's choices; overall and by subset, None where no length is known."""
-    rule = sheet.by_length()
-    if rule is None:
+    """Return how far "the longer answer wins", and the shorter, goes on the benchmark's own figures, and what length has to
+    do with the model's choices; overall and by subset, None where no length is known."""
+    longer, shorter = sheet.by_length(), sheet.by_length(-1)
+    if longer is None or shorter is None:
         return {"overall": None, "subsets": dict.fromkeys(sheet.subsets)}
 
-    def found(strata: Weighted, index: np.ndarray) -> dict[str, Any]:
-        is_member = np.zeros(len(sheet.arrays), bool)
-        is_member[index] = True
-        return {
-            "longer_wins": weighted_mean(*strata),
-            "longer_wins_half_credit": weighted_mean(*strata, "half"),
-            **behaviour.length_habits(sheet.comparisons, np.flatnonzero(is_member[sheet.comparisons.row])),
+    def found(index: np.ndarray, **rules: Weighted) -> dict[str, Any]:
+        compared = np.flatnonzero(np.isin(sheet.comparisons.row, index))
+        figures = [("official", ""), ("half", "_half_credit")]
+        won = {
+            f"{name}_wins{ending}": weighted_mean(*strata, figure)
+            for name, strata in rules.items()
+            for figure, ending in figures
         }
+        return {**won, **behaviour.length_habits(sheet.comparisons, compared)}
 
-    subsets = {
-        name: None if own is None else found(({name: rule.stratum(name, own)}, None), own)
-        for name, own in ((name, rule.subsets.get(name)) for name in sheet.subsets)
+    def of_subset(name: str, own: np.ndarray) -> dict[str, Any]:
+        return found(
+            own, longer=({name: longer.stratum(name, own)}, None), shorter=({name: shorter.stratum(name, own)}, None)
+        )
+
+    subsets = {name: longer.subsets.get(name) for name in sheet.subsets}
+    return {
+        "overall": found(longer.whole(), longer=overall_of(longer), shorter=overall_of(shorter)),
+        "subsets": {name: None if own is None else of_subset(name, own) for name, own in subsets.items()},
     }
-    return {"overall": found(overall_of(rule), rule.whole()), "subsets": subsets}
 
 
 def _truncation(sheet: Sheet) -> dict[str, Any] | None:
@@ -268,9 +274,7 @@ def _set_figures(sheet: Sheet, sampler: Sampler, name: str, index: np.ndarray) -
     arrays, outcomes = sheet.arrays, sheet.outcomes
     curve, oracle = curves_of(arrays, index)
     means, loss = curve.mean(axis=0), float((oracle - curve).mean())
-    inside = np.zeros(len(arrays), bool)
-    inside[index] = True
-    member = inside[arrays.row_of] & np.isfinite(arrays.rewards)
+    member = np.isin(arrays.row_of, index) & np.isfinite(arrays.rewards)
     drawn = _resampled_curve(sampler, f"curve {name}", np.column_stack([curve, oracle]), arrays.clusters[index])
     width = curve.shape[1]
     samples = {
@@ -282,7 +286,7 @@ def _set_figures(sheet: Sheet, sampler: Sampler, name: str, index: np.ndarray) -
     return {
         "pair_accuracy": float(outcomes.official[index].sum()) / weight if weight else None,
         "num_pairs": int(weight),
-        "tied_pairs": int(sheet.comparisons.tied[inside[sheet.comparisons.row]].sum()),
+        "tied_pairs": int(sheet.comparisons.tied[np.isin(sheet.comparisons.row, index)].sum()),
         "auc": roc_auc(arrays.rewards[member], arrays.is_right[member]),
         "max": float(means.max()),
         "end": float(means[-1]),

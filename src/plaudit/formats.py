@@ -146,7 +146,8 @@ def _unknown_columns(columns: Sequence[str], split: str) -> str:
 
 
 def _some(columns: Sequence[str]) -> str:
-    """Return the columns' names, the first twelve of many."""
+    """Return the columns' names, the first twelve of many; not that of a column which is not the user's."""
+    columns = [name for name in columns if name != ROW]
     more = f" and {len(columns) - 12:,} more" if len(columns) > 12 else ""
     return ", ".join(map(repr, columns[:12])) + more or "(none)"
 

@@ -27,7 +27,7 @@ def pair_metrics(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, float]:
     }
 
 
-def wilson_interval(successes: float, total: float, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(successes: float, total: float, z: float = 1.959963984540054) -> tuple[float, float]:
     """Return the interval, as shares from 0 to 1, that holds the true share with the confidence of z (default 95 %).
 
     Source: Wilson (1927), Journal of the American Statistical Association 22.

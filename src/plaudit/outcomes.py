@@ -1,7 +1,7 @@
 """Scored rows as arrays, and what each row earns by its benchmark's rule."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from numbers import Real
@@ -38,13 +38,11 @@ class RowArrays:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def by_length(self) -> "RowArrays":
-        """Return the same rows with each candidate's length as its reward, and 0 where that is not known."""
-        twin = RowArrays.__new__(RowArrays)
-        for name in ("rows", "clusters", "sizes", "starts", "is_right", "row_of"):
-            setattr(twin, name, getattr(self, name))
-        twin.rewards = np.nan_to_num(self.lengths)
-        return twin
+    def by_length(self, sign: int = 1) -> "RowArrays":
+        """Return the same rows with each candidate's length, times the sign, as its reward, and 0 where it is not known."""
+        lengths = np.split(sign * np.nan_to_num(self.lengths), self.starts[1:])
+        rows = [replace(row, rewards=own.tolist()) for row, own in zip(self.rows, lengths, strict=True)]
+        return RowArrays(rows, self.clusters)
 
     @cached_property
     def num_right(self) -> np.ndarray:

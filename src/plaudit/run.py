@@ -76,7 +76,7 @@ def _leave_results(trainer: RewardTrainer) -> None:
         report.try_report(folder)
         return
     try:
-        write_training_results(trainer, folder)
+        write_training_results(trainer, folder, name="held-out data")
     except Exception as error:
         say(f"the results of the evaluation were not written: {type(error).__name__}: {' '.join(str(error).split())}")
 
@@ -151,16 +151,8 @@ def _load_data(data_args: DataArguments, config: RewardConfig, given: Mapping[st
                 f"there is nothing to do: do_train is false, and data set {name!r} has no split "
                 f"{data_args.dataset_test_split!r} to evaluate on; name one with --dataset_test_split"
             )
-    strategy = str(getattr(config.eval_strategy, "value", config.eval_strategy))
-    # RewardConfig turns do_eval on by itself when there is an eval_strategy.
-    if (
-        test is None
-        and not config.eval_benchmarks
-        and (strategy != "no" or config.do_eval or "dataset_test_split" in given)
-    ):
-        asked = (
-            f"eval_strategy={strategy}" if strategy != "no" else "do_eval" if config.do_eval else "dataset_test_split"
-        )
+    asked = _test_split_wanted_by(config, given)
+    if test is None and asked is not None:
         raise ValueError(
             f"evaluation was asked for ({asked}), but data set {name!r} has no split {data_args.dataset_test_split!r}; "
             "set --test_split_size 0.1 to hold out a tenth of the training rows, or name a split with --dataset_test_split"
@@ -173,6 +165,15 @@ def _load_data(data_args: DataArguments, config: RewardConfig, given: Mapping[st
         kind = "rows that are pairs already are used as they are" if pairs is train else "their format has no ratings"
         raise ValueError(f"--dataset_margins has no effect on data set {name!r}: {kind}; leave it out")
     return pairs, None if test is None else formats.convert(test, data_args.dataset_format, split="eval", **convert)
+
+
+def _test_split_wanted_by(config: RewardConfig, given: Mapping[str, Any]) -> str | None:
+    """Return the option that asks for an evaluation on a test split; None for none, as where there are benchmarks."""
+    strategy = str(getattr(config.eval_strategy, "value", config.eval_strategy))
+    if not config.eval_benchmarks and (strategy != "no" or config.do_eval):
+        # RewardConfig turns do_eval on by itself when there is an eval_strategy.
+        return f"eval_strategy={strategy}" if strategy != "no" else "do_eval"
+    return "dataset_test_split" if "dataset_test_split" in given else None
 
 
 def _resume_from(value: str | bool | None) -> str | bool | None:

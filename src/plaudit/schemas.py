@@ -8,11 +8,10 @@ from typing import Any
 
 from plaudit import records
 from plaudit.agreement import DOMAIN_COLUMNS, MODEL_COLUMNS
-from plaudit.converters import RowProblem, shown
+from plaudit.converters import ANSWER_MARK, RowProblem, shown
 from plaudit.records import SIDES
 from plaudit.ties import is_ties_id
 
-ANSWER_MARK = "\n\nAssistant:"
 PPE_ANSWERS = 32
 # A vote for neither is counted apart by the benchmark's figures.
 WINNERS = {"model_a": [1, 0], "model_b": [0, 1]}

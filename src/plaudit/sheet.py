@@ -65,15 +65,16 @@ class Sheet:
         return stratum_of(key, outcomes, self.arrays.clusters, index, is_share)
 
     def whole(self) -> np.ndarray:
+        """Return the places of all rows that are looked at."""
         return np.flatnonzero(self.is_kept)
 
-    def by_length(self) -> "Sheet | None":
-        """Return the sheet of a rule that reads nothing and prefers the longer answer, over the rows whose lengths are
-        all known; None where there is no such row."""
+    def by_length(self, sign: int = 1) -> "Sheet | None":
+        """Return the sheet of a rule that reads nothing and prefers the longer answer (with -1 the shorter), over the rows
+        whose lengths are all known; None where there is no such row."""
         is_known = ~np.logical_or.reduceat(np.isnan(self.arrays.lengths), self.arrays.starts)
         if not is_known.any():
             return None
-        arrays = self.arrays.by_length()
+        arrays = self.arrays.by_length(sign)
         comparisons = replace(self.comparisons, arrays=arrays)
         outcomes = _outcomes(self.kind, comparisons, self.parts)
         return replace(self, arrays=arrays, comparisons=comparisons, outcomes=outcomes).only(is_known & self.is_kept)
@@ -255,6 +256,7 @@ def _require(arrays: RowArrays, holds: np.ndarray, rule: str) -> None:
 
 
 def ties_stratum(arrays: RowArrays, outcomes: Outcomes, index: np.ndarray, version: str = "head") -> Stratum:
+    """Return the rows of Ties as a stratum, whose half credit is its score; index: their places."""
     sums, score_of = ties_sums(arrays, index, version), partial(ties_score, version=version)
     score = float(score_of(sums.sum(axis=0)))
     return Stratum("Ties", sums, score_of, score, len(index), int((outcomes.ties[index] > 0).sum()))

@@ -5,6 +5,7 @@ A row that is no pair keeps its place, with its problem. What is in columns of p
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plaudit import columns, converters, formats, records
-from plaudit.columns import AFTER_MESSAGE, AFTER_ROLE, array, is_text
+from plaudit.columns import AFTER_MESSAGE, AFTER_ROLE, LARGEST_ID, array, is_text
 from plaudit.converters import ANSWER_MARK, QUESTION_MARK, Converter, Dropped, RowProblem
 from plaudit.records import ROW, SIDES, Layout
 from plaudit.tables import FileRows, Unreadable, first_row_of, python_rows
@@ -151,8 +152,16 @@ def _extras(table: "pa.Table", reading: Reading) -> dict[str, Any]:
     if "margin" in table.column_names:
         margin = array(table, "margin")
         is_number = pa.types.is_integer(margin.type) or pa.types.is_floating(margin.type)
-        found["margin"] = margin.cast(pa.float64()) if is_number else pa.nulls(len(table), pa.float64())
+        found["margin"] = margin.cast(pa.float64()) if is_number else _not_numbers(margin)
     return found
+
+
+def _not_numbers(column: Any) -> Any:
+    """Return a column of another type as margins that training refuses: NaN where there is something."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.if_else(pc.is_null(column), pa.scalar(None, pa.float64()), pa.scalar(math.nan, pa.float64()))
 
 
 def _text(value: Any) -> str | None:
@@ -179,7 +188,7 @@ def _row_extras(row: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
     is_number = isinstance(margin, (int, float)) and not isinstance(margin, bool)
     return {
         "source": None if reading.source is None else _text(row.get(reading.source)),
-        "margin": float(margin) if is_number else None,  # type: ignore[arg-type]
+        "margin": None if margin is None else float(margin) if is_number else math.nan,  # type: ignore[arg-type]
         **({name: _text(row.get(name)) for name in MODELS} if reading.models else {}),
     }
 
@@ -209,11 +218,23 @@ def pairs_of(row: Mapping[str, Any], reading: Reading) -> Iterator[dict[str, Any
     layout = reading.layout
     assert layout is not None
     if layout.kind == "tokenized":
-        yield {side: np.array(records.ids_of(row, layout, side), "<i4").tobytes() for side in SIDES}
+        yield {side: np.array(_ids_of(row, layout, side), "<i4").tobytes() for side in SIDES}
     elif layout.kind == "standard":
         yield _text_pair(row, layout, reading.is_transcript)
     else:
         yield _conversations(row, layout.columns)
+
+
+def _ids_of(row: Mapping[str, Any], layout: Layout, side: str) -> list[int]:
+    """Return a side's token ids, none where it has none: an empty answer is counted as one, and not refused."""
+    column, mask = layout.columns[f"{side}_ids"], layout.columns.get(f"{side}_mask")
+    held = row.get(column)
+    if isinstance(held, list) and (not held if mask is None else row.get(mask) == [0] * len(held)):
+        return []
+    ids = records.ids_of(row, layout, side)
+    if max(ids) > LARGEST_ID:
+        raise RowProblem(f"{column!r} has the id {max(ids)}, and no vocabulary is that large; mend the row")
+    return ids
 
 
 def _text_pair(row: Mapping[str, Any], layout: Layout, is_transcript: bool) -> dict[str, Any]:

@@ -170,7 +170,9 @@ def missing_of(kind: str, counts: Mapping[str | None, int]) -> str | None:
         given_sets = f"{len(PPE_SETS) - len(absent)} of {len(PPE_SETS)} sets"
         return f"{given_sets}: {', '.join(absent)} missing" if absent else None
     if kind == "judgebench":
-        return _judgebench_missing(counts, given)
+        return _judgebench_missing(given)
+    if kind == "rm-bench":
+        return _rm_bench_missing(counts, given)
     expected = rows_of(kind)
     if not expected:
         return None
@@ -185,20 +187,21 @@ def missing_of(kind: str, counts: Mapping[str | None, int]) -> str | None:
     return f"{given - prior:,} of {sum(expected.values()):,} rows: {', '.join(shown)}"
 
 
-def _judgebench_missing(counts: Mapping[str | None, int], given: int) -> str | None:
-    named = {name: rows for name, rows in counts.items() if name is not None}
+def _judgebench_missing(given: int) -> str | None:
+    # Its figure is a mean over rows, so that only their number has to be right.
     gpt, claude = sum(JUDGEBENCH_GPT.values()), JUDGEBENCH_CLAUDE
-    if given not in (gpt, claude, gpt + claude):
-        return (
-            f"{given:,} rows, where the set of GPT-4o's answers has {gpt}, that of Claude's {claude}, and both have "
-            f"{gpt + claude}"
-        )
-    if named and counts.get(None):
-        return f"{counts[None]:,} rows of no category that it has"
-    absent = [name for name in JUDGEBENCH_GPT if not named.get(name)]
-    if named and absent:
-        return f"{given:,} rows, but none of {', '.join(absent)}"
-    if given == gpt and named and named != JUDGEBENCH_GPT:
-        wrong = [f"{name} {named[name]:,} of {rows:,}" for name, rows in JUDGEBENCH_GPT.items() if named[name] != rows]
-        return f"{given:,} of {gpt} rows, but not its own: {', '.join(wrong)}"
-    return None
+    if given in (gpt, claude, gpt + claude):
+        return None
+    return (
+        f"{given:,} rows, where the set of GPT-4o's answers has {gpt}, that of Claude's {claude}, and both have "
+        f"{gpt + claude}"
+    )
+
+
+def _rm_bench_missing(counts: Mapping[str | None, int], given: int) -> str | None:
+    expected = sum(RM_BENCH.values())
+    if given == expected and not counts.get(None) and all(counts.get(name) for name in RM_BENCH):
+        return None
+    parts = [f"{name} {counts.get(name, 0):,} of {rows:,}" for name, rows in RM_BENCH.items()]
+    others = [f"{counts[None]:,} rows of no domain that it has"] if counts.get(None) else []
+    return f"{given:,} of {expected:,} rows: {', '.join(parts + others)}"

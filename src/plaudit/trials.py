@@ -58,13 +58,24 @@ def check_head(case: Case, evidence: list[str]) -> list[Finding]:
                 "set requires_grad of the head's weights to True (with an adapter: modules_to_save=['score'])",
             )
         ]
-    if case.optimizer is not None and trained:
-        held = {id(each) for group in case.optimizer.param_groups for each in group["params"]}
-        if not any(id(each) in held for _, each in trained):
-            evidence_of = f"none of the optimizer's {len(held)} tensors is {trained[0][0]}, so no step changes it"
-            cure = "give the optimizer the parameters of the model that is trained, the head's among them"
-            return [Finding("the head is not in the optimizer", evidence_of, cure)]
-    return _check_gradient(case, trained, evidence)
+    return _check_optimizer(case, trained) or _check_gradient(case, trained, evidence)
+
+
+def _check_optimizer(case: Case, trained: list[tuple[str, nn.Parameter]]) -> list[Finding]:
+    if case.optimizer is None or not trained:
+        return []
+    groups = case.optimizer.param_groups
+    rates = {id(each): checks.base_rate(group) for group in groups for each in group["params"]}
+    held = [rates[id(each)] for _, each in trained if id(each) in rates]
+    if not held:
+        evidence = f"none of the optimizer's {len(rates)} tensors is {trained[0][0]}, so no step changes it"
+        cure = "give the optimizer the parameters of the model that is trained, the head's among them"
+        return [Finding("the head is not in the optimizer", evidence, cure)]
+    # Where no weight has a rate, the learning rate itself is the fault, and found.
+    if any(held) or not any(rates.values()):
+        return []
+    evidence = f"{trained[0][0]} is in a parameter group of the optimizer with lr=0, while others have up to {max(rates.values()):g}"
+    return [Finding("the head's learning rate is 0", evidence, "give the head's parameter group a rate above 0")]
 
 
 def _check_gradient(case: Case, trained: list[tuple[str, nn.Parameter]], evidence: list[str]) -> list[Finding]:
@@ -80,7 +91,7 @@ def _check_gradient(case: Case, trained: list[tuple[str, nn.Parameter]], evidenc
     # Of the gap, not of the loss, whose gradient dies out where all pairs are learnt.
     gap = (values.chunk(2)[0] - values.chunk(2)[1]).sum()
     rest = _some_others(case.model, trained)
-    found = torch.autograd.grad(gap, [each for _, each in trained + rest], allow_unused=True)
+    found = torch.autograd.grad(gap, [each for _, each in trained + rest], allow_unused=True, retain_graph=True)
     norms = [None if gradient is None else float(gradient.float().norm()) for gradient in found]
     of_head, of_rest = norms[: len(trained)], norms[len(trained) :]
     norm = math.hypot(*(each for each in of_head if each is not None))
@@ -90,6 +101,13 @@ def _check_gradient(case: Case, trained: list[tuple[str, nn.Parameter]], evidenc
         )
         if all(each is None for each in of_head):
             return [Finding("the head is detached", f"{trained[0][0]} gets no gradient from the rewards", cure)]
+        # Where both sides are read at a shared token their gradients cancel, and that has another name.
+        if not norm and not any(
+            bool(each.any()) for each in torch.autograd.grad(values.sum(), [each for _, each in trained])
+        ):
+            evidence_of = f"{trained[0][0]} gets a gradient of exactly 0 from the rewards of {len(pairs)} pairs"
+            cure = "remove what makes it 0: a hook on the weight, a factor of 0, a detach()"
+            return [Finding("the head's gradient is 0", evidence_of, cure)]
     # A head that begins at zero passes nothing on before its first step.
     if not rest or not norm or not any(bool(each.any()) for _, each in trained) or any(of_rest):
         return []

@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from plaudit import doctor, metrics, setup
+from plaudit import checks, doctor, metrics, setup
 from plaudit.case import Case, untouched
 from plaudit.collate import Padded, PairCollator
 from plaudit.doctor import NEAR, WINDOW, is_a_coins
@@ -177,6 +177,7 @@ def case_of(trainer: Any) -> Case:
         collate=PairCollator(layout, trainer._pad_token_id, trainer._user_columns()),
         num_steps=trainer.state.max_steps if trainer.is_in_train else _num_steps(dataset, trainer.args),
         optimizer=trainer.optimizer if whole else None,
+        schedule=trainer.lr_scheduler if whole else None,
         rows=_rows(dataset),
         conversational=trainer.data_kind == "conversational",
         template_kwargs=trainer._template_kwargs,
@@ -219,7 +220,7 @@ def attend(trainer: Any) -> None:
 def _is_idle(trainer: Any) -> bool:
     """Tell whether the next step changes nothing, which is so by right at the end of a schedule alone."""
     groups = [] if trainer.optimizer is None else trainer.optimizer.param_groups
-    return bool(groups) and not any(float(group["lr"]) for group in groups)
+    return bool(groups) and not any(checks.base_rate({**group, "initial_lr": group["lr"]}) for group in groups)
 
 
 def require_finite(trainer: Any, figures: Mapping[str, float]) -> None:

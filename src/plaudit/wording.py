@@ -121,11 +121,34 @@ def opening(name: str, entry: Mapping[str, Any]) -> str:
     else:
         what = f": {MEANS[kind]}" if kind in MEANS else ""
         text = f"It reaches {official} on {name}{what} ({count} {rows}, {how_sure})."
-    chance, longer = chance_of(entry), _baseline(entry, "longer_wins")
-    rivals = [("choosing blindly", chance), ("always choosing the longer answer", longer)]
+    rule = length_rule(entry)
+    rivals = [
+        ("choosing blindly", chance_of(entry)),
+        *([(f"always choosing the {rule.word} answer", rule.value)] if rule else []),
+    ]
     known = [f"{what} would give {percent(value)}" for what, value in rivals if value is not None]
     sentence = ", and ".join(known)
     return f"{text} {sentence[0].upper()}{sentence[1:]}." if known else text
+
+
+class LengthRule(NamedTuple):
+    """What always choosing the longer, or the shorter, answer gives: the word, and the share with ties as half."""
+
+    word: str
+    value: float
+
+
+def length_rule(entry: Mapping[str, Any]) -> LengthRule | None:
+    """Return the rule of length that goes further; None where lengths are not known, or all equal and so tell nothing."""
+    known = []
+    for word in ("longer", "shorter"):
+        strict = _baseline(entry, f"{word}_wins")
+        value = _baseline(entry, f"{word}_wins_half_credit")
+        value = strict if value is None else value
+        # Where all lengths are equal, neither rule ever wins, and their ties give what chance does.
+        if value is not None and (strict or value != chance_of(entry)):
+            known.append(LengthRule(word, value))
+    return max(known, key=lambda rule: rule.value) if known else None
 
 
 def certainty(entry: Mapping[str, Any]) -> str:
@@ -141,7 +164,8 @@ def certainty(entry: Mapping[str, Any]) -> str:
         f"{number(figure.get('n'))} {rows} pin this down {word}: with other {rows} of the same kind the figure could be "
         f"about {points(half)} higher or lower."
     )
-    rivals = [(chance_of(entry), "blind choice"), (_baseline(entry, "longer_wins"), "the longer answer")]
+    rule = length_rule(entry)
+    rivals = [(chance_of(entry), "blind choice"), *([(rule.value, f"the {rule.word} answer")] if rule else [])]
     within = [what for value, what in rivals if value is not None and ends[0] <= value <= ends[1]]
     below = [what for value, what in rivals if value is not None and ends[1] < value]
     if below:
@@ -150,7 +174,7 @@ def certainty(entry: Mapping[str, Any]) -> str:
         text += f" It cannot be told from {' or '.join(within)}: the interval reaches that far."
     if not (within or below) and any(value is not None for value, _ in rivals):
         text += " It is better than either by more than chance explains."
-    return text.replace("better than either", "better than blind choice") if rivals[1][0] is None else text
+    return text.replace("better than either", "better than blind choice") if rule is None else text
 
 
 def failings(entry: Mapping[str, Any]) -> list[Point]:
@@ -205,7 +229,7 @@ def _length(entry: Mapping[str, Any]) -> list[Point]:
     often = _baseline(entry, "chooses_longer")
     habit = "" if often is None else f" It chooses the longer answer in {percent(often)} of the cases."
     text = f"right in {percent(longer)} where the right answer is the longer one, in {percent(shorter)} where it is shorter."
-    rows, share = figure_of(entry).get("n") or 0, _baseline(entry, "longer_wins")
+    rows, share = figure_of(entry).get("n") or 0, _baseline(entry, "correct_is_longer")
     if abs(longer - shorter) < LENGTH_GAP or _is_noise(longer, shorter, rows, share):
         return [Point("No length bias to speak of", text + habit, False)]
     side = "long" if longer > shorter else "short"
