@@ -1,5 +1,6 @@
-"""The options of `plaudit train`: flags and a YAML file give the same values, in the same types."""
+"""The options of `plaudit train`, by flag and in a YAML file, and of the other verbs: each given value in its type."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from plaudit import options
 from plaudit.compat import OLDER_FIELDS
 from plaudit.config import RewardConfig
+from plaudit.options import UsageError, option, parse_fields
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,46 @@ def test_an_older_name_works_as_a_flag_and_as_a_key(parser, tmp_path, name):
 def test_older_names_stay_out_of_the_help(parser):
     text = parser.format_help()
     assert not [name for name in OLDER_FIELDS if f"--{name} " in text]
+
+
+# A verb's options from its dataclass
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    data: str = dataclasses.field(metadata={"help": "What.", "positional": True})
+    bound: float = option("How far.", 0.5)
+    top_k: int | None = option("How many.", also="--best")
+    strict: bool = option("Not so strict.", True, flag="--no_strict")
+    words: tuple[str, ...] | None = option("Which.", nargs="+")
+
+
+def given(*arguments):
+    return parse_fields(Verb, "try", "DATA", "Tries.", list(arguments))
+
+
+def test_a_verbs_flags_are_its_fields_in_their_types_and_what_is_not_given_stays_out():
+    assert given("x") == {"data": "x"}
+    assert given("x", "--bound", "-1e-3", "--best", "3", "--no_strict", "--words", "a", "b") == {
+        "data": "x", "bound": -0.001, "top_k": 3, "strict": False, "words": ["a", "b"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", ["--top_k=3", "--top-k=3", "--best=3"])
+def test_a_verbs_flag_may_be_written_with_dashes(flag):
+    assert given("x", flag, "--no-strict") == {"data": "x", "top_k": 3, "strict": False}
+    assert given("x", "--words", "a-b")["words"] == ["a-b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "data"),
+        (("x", "--bond", "1"), "unknown argument '--bond'; did you mean '--bound'?"),
+        (("x", "--top_k", "many"), "--top_k: invalid int value: 'many'"),
+    ],
+)
+def test_what_a_verb_cannot_understand_is_one_line(arguments, message):
+    with pytest.raises(UsageError) as caught:
+        given(*arguments)
+    assert message in str(caught.value)

@@ -54,7 +54,6 @@ class Audit:
     fail_on: tuple[str, ...] | None = option(
         "Exit with 1 if one of these holds, such as contradictory, duplicates>1%% or longer_wins>70%%.",
         None,
-        also="--fail-on",
         nargs="+",
         metavar="CONDITION",
     )

@@ -121,7 +121,9 @@ class Evaluation:
     """What is evaluated on what; the options of `plaudit evaluate`. ValueError for impossible ones."""
 
     benchmark: tuple[str, ...] | None = option(
-        "What to evaluate on: known names, Hub ids, files, folders, or NAME=PATH.", nargs="+", type=str
+        f"What to evaluate on: files, folders, NAME=PATH, Hub ids, or known names ({', '.join(suites.KINDS)}).",
+        nargs="+",
+        type=str,
     )
     model: str | None = option("Reward model: a directory or a Hub id.", also="--model_name_or_path")
     scores: str | None = option("Compute everything anew from this scores.jsonl, with no model.")

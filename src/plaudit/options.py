@@ -77,15 +77,21 @@ def parse_fields(kind: Any, verb: str, usage: str, description: str, arguments: 
         else:
             flags = [each.metadata.get("flag", f"--{each.name}"), *filter(None, [each.metadata.get("also")])]
             parser.add_argument(*flags, dest=each.name, **words)
-    # argparse takes a number such as -1e-3 for a flag.
-    arguments = [
-        f" {word}" if re.fullmatch(r"-[\d.]+(e[-+]?\d+)?", word, re.IGNORECASE) else word for word in arguments
-    ]
-    given = parsed(parser, arguments)
+    given = parsed(parser, [_as_argparse_takes(word, _flags(parser._actions)) for word in arguments])
     for each in fields(kind):
         if each.default is MISSING and each.default_factory is MISSING and each.name not in given:
             raise UsageError(f"{'' if each.metadata.get('positional') else '--'}{each.name} is required")
     return given
+
+
+def _as_argparse_takes(word: str, flags: Sequence[str]) -> str:
+    # A number such as -1e-3 would be taken for a flag.
+    if re.fullmatch(r"-[\d.]+(e[-+]?\d+)?", word, re.IGNORECASE):
+        return f" {word}"
+    # As with the flags of train, --output-dir is --output_dir.
+    flag, equals, value = word.partition("=")
+    spelt = f"--{flag[2:].replace('-', '_')}"
+    return f"{spelt}{equals}{value}" if flag.startswith("--") and spelt in flags else word
 
 
 @dataclass

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 8_192
 # What is read in place, and how much of JSON lines at a time: no row may be longer, or the data sets' reader takes over.
 _IN_PLACE, _BLOCK_BYTES = (".jsonl", ".jsonl.gz", ".parquet"), 1 << 24
+_BUFFER_BYTES = 1 << 20
 
 
 class Unreadable(Exception):
@@ -43,7 +44,8 @@ class FileRows:
     def _parquet(self) -> Iterator[Any]:
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(self.path, memory_map=False) as file:
+        # Read ahead, every column of every row group would stay in memory, and unbuffered, those of one, however large it is.
+        with pq.ParquetFile(self.path, memory_map=False, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
             if b'"Json"' in (file.schema_arrow.metadata or {}).get(b"huggingface", b""):
                 raise ValueError("the texts are the JSON of other values, which the data set's features say")
             yield from file.iter_batches(batch_size=BATCH_ROWS)
