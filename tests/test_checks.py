@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from conftest import CHAT_TEMPLATE, make_tokenizer
 from processes import config
 
@@ -194,3 +195,100 @@ def test_the_length_note_gives_shares_of_longer_shorter_and_equal():
     sides = [([1] * 3, [1]), ([1], [1] * 3), ([1], [2]), ([1] * 2, [1])]
     note = checks.length_note([{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in sides])
     assert "right in 50.0% of 4 pairs, the shorter in 25.0%, 25.0% are equally long" in note
+
+
+@pytest.mark.parametrize("bos", [None, "<|bos|>"])
+def test_texts_without_a_template_are_no_finding_where_the_vocabulary_has_turn_markers(bos):
+    tokenizer = make_tokenizer(bos=bos)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    plain = [tokenizer(f"the sky is blue {i}").input_ids for i in range(8)]
+    assert checks.check_marked_texts(tokenizer, plain) == []
+    marked = [tokenizer(f"<|start_header_id|>user<|end_header_id|>the sky {i}").input_ids for i in range(8)]
+    (finding,) = checks.check_marked_texts(tokenizer, marked)
+    assert finding.cause == "wrong chat template"
+
+
+def test_markers_that_their_own_families_read_as_plain_text_are_no_sign_of_another_one():
+    tokenizer = make_tokenizer()
+    texts = [tokenizer(f"[INST] what {i} [/INST] it is blue").input_ids for i in range(8)]
+    assert checks.check_marked_texts(tokenizer, texts) == []
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    (finding,) = checks.check_marked_texts(tokenizer, texts)
+    assert "the vocabulary marks turns by <|im_start|>, and the template writes none of them" in finding.evidence
+
+
+def kinds_of(count, seed=0, right=0.5, openings=4):
+    """Pairs of one answer that begins in one of some ways and one that begins in others; right: how often the first is chosen."""
+    generator = random.Random(seed)
+    pairs = []
+    for _ in range(count):
+        sides = [
+            [5, first + generator.randrange(openings), *generator.choices(range(100, 160), k=5)] for first in (10, 50)
+        ]
+        if generator.random() >= right:
+            sides.reverse()
+        pairs.append({"chosen_ids": sides[0], "rejected_ids": sides[1]})
+    return pairs
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_labels_of_a_few_pairs_of_two_clear_kinds_are_named(seed):
+    pairs = kinds_of(120, seed)
+    signal = checks.label_signal(pairs)
+    assert signal.split is None
+    of_first = sum(pair["chosen_ids"][1] < 50 for pair in pairs)
+    assert signal.kinds in (of_first, 120 - of_first)
+    assert checks.looks_random(signal)
+    finding = checks.random_labels(signal, None, "")
+    assert "are of two clear kinds" in finding.evidence
+    assert f"of the first kind in {signal.kinds / 120:.1%}" in finding.evidence
+
+
+@pytest.mark.parametrize("right", [1.0, 0.8, 0.0])
+def test_labels_that_follow_the_kind_are_not_called_random(right):
+    signal = checks.label_signal(kinds_of(120, right=right))
+    assert signal.kinds is not None
+    assert not checks.looks_random(signal)
+
+
+def test_pairs_without_two_clear_kinds_have_none():
+    assert checks.label_signal(pairs_of(120)).kinds is None
+    assert checks.label_signal(pairs_of(120, lean=0.5)).kinds is None
+
+
+def rates(tmp_path, optimizer=None, schedule=None, **values):
+    args = config(tmp_path, **values)
+    return [each.cause for each in checks.check_learning_rate(args, 100, (), optimizer, schedule)]
+
+
+def test_the_rate_that_counts_is_that_of_the_optimizer_that_was_given(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(2))
+    still, moving = torch.optim.SGD([weight], lr=0.0), torch.optim.SGD([weight], lr=0.1)
+    assert rates(tmp_path, still, learning_rate=1e-3) == ["the learning rate is 0"]
+    assert rates(tmp_path, moving, learning_rate=0.0) == []
+    (finding,) = checks.check_learning_rate(config(tmp_path, learning_rate=1e-3), 100, (), still)
+    assert "lr=0.0 in every parameter group of the optimizer that was given" in finding.evidence
+
+
+def test_the_schedule_that_counts_is_the_one_that_was_given(tmp_path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    never = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
+    assert rates(tmp_path, optimizer, never) == ["the learning rate is 0"]
+    whole = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 10))
+    assert rates(tmp_path, optimizer, whole, warmup_steps=10_000) == []
+    of_another_make = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=100)
+    assert rates(tmp_path, optimizer, of_another_make, warmup_steps=10_000) == []
+
+
+def test_an_optimizer_that_makes_its_own_rates_is_no_finding(tmp_path):
+    from transformers import Adafactor
+    from transformers.optimization import AdafactorSchedule
+
+    optimizer = Adafactor([torch.nn.Parameter(torch.ones(2))], relative_step=True, warmup_init=True, lr=None)
+    assert rates(tmp_path, optimizer, learning_rate=0.0) == []
+    assert rates(tmp_path, optimizer, AdafactorSchedule(optimizer)) == []
+
+
+@pytest.mark.parametrize(("rate", "causes"), [(1e-12, ["the learning rate is as good as 0"]), (1e-8, [])])
+def test_a_rate_that_rounding_swallows_whole_is_named(tmp_path, rate, causes):
+    assert rates(tmp_path, learning_rate=rate) == causes

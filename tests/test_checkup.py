@@ -101,3 +101,27 @@ def test_the_examination_sets_nothing_of_the_run(model_path, tmp_path):
     first, second = str(check_up(options)), str(check_up(options))
     assert first == second
     assert len(state) == len(torch.get_rng_state())
+
+
+def test_a_template_that_leaves_the_answers_out_is_named_and_not_the_pairs_that_it_makes_the_same(model_path, tmp_path):
+    template = tmp_path / "prompts.jinja"
+    template.write_text("{% for m in messages if m.role == 'user' %}<|user|>{{ m.content }}<|end|>{% endfor %}")
+    options = given(model_path, tmp_path, conversations(40), chat_template_path=str(template))
+    (finding,) = check_up(options).findings
+    assert finding.cause == "wrong chat template"
+    assert "it leaves the answer out" in finding.evidence
+    assert "(40 whose two sides are identical)" in finding.evidence
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_that_are_the_same_by_themselves_are_no_fault_of_the_template(model_path, tmp_path):
+    rows = [{**row, "rejected": row["chosen"]} for row in conversations(6)]
+    (finding,) = check_up(given(model_path, tmp_path, rows)).findings
+    assert finding.cause == "the data or the options are refused"
+
+
+def test_a_margin_that_is_missing_is_named_as_one(model_path, tmp_path):
+    rows = [{**row, "margin": None if i == 4 else 1.0} for i, row in enumerate(text_pairs(8))]
+    (finding,) = check_up(given(model_path, tmp_path, rows)).findings
+    assert finding.cause == "a margin is not a finite number"
+    assert finding.evidence == "train row 4: 'margin' is missing"

@@ -165,3 +165,13 @@ def test_data_that_is_no_pairs_is_refused_before_a_model_is_loaded(tmp_path, mon
         RewardTrainer(str(tmp_path), train_dataset=Dataset.from_list([{"text": "a"}]))
     with pytest.raises(ValueError, match="eval_odd: the dataset is empty"):
         RewardTrainer(str(tmp_path), train_dataset=DATA, eval_dataset={"odd": Dataset.from_list([])})
+
+
+def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch, tmp_path):
+    args = RewardConfig(output_dir=str(tmp_path), report_to="none")
+    setup.check_processes(args)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    setup.check_processes(args)  # a cluster's own variable, without a launcher's
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match=r"started 2 processes, but each would train alone: .*--use_cpu"):
+        setup.check_processes(args)

@@ -1,5 +1,6 @@
 """Pairs read from tables of every form: what is no pair keeps its place, and nothing is guessed."""
 
+import math
 import re
 
 import pytest
@@ -111,3 +112,36 @@ def test_arena_votes_are_read(tmp_path):
     ]
     found = audit.audit(write(rows, tmp_path))
     assert found["faults"]["contradictory"]["rows"] == [0, 1]
+
+
+def test_ids_that_no_vocabulary_holds_are_no_pair():
+    batch = batch_of([{"chosen_ids": [1, 2], "rejected_ids": [3]}, {"chosen_ids": [1, 2**33], "rejected_ids": [3]}])
+    assert batch["problem"].to_pylist() == [
+        None,
+        "'chosen_ids' has the id 8589934592, and no vocabulary is that large; mend the row",
+    ]
+
+
+@pytest.mark.parametrize("beside", [[4], [-1]])
+@pytest.mark.parametrize("names", [("chosen_ids", "rejected_ids"), ("input_ids_chosen", "input_ids_rejected")])
+def test_an_answer_without_ids_is_empty_whatever_rows_are_beside_it(beside, names):
+    chosen, rejected = names
+    rows = [{chosen: [1], rejected: [2]}, {chosen: [], rejected: [2]}, {chosen: beside, rejected: [2]}]
+    if names[0] != "chosen_ids":
+        masks = {name: name.replace("input_ids", "attention_mask") for name in names}
+        rows = [{**row, **{masks[name]: [1] * len(row[name]) for name in names}} for row in rows]
+        # Masked as a whole, which is the same as none.
+        rows[1] |= {chosen: [7], masks[chosen]: [0]}
+    batch = batch_of(rows)
+    assert batch["problem"].to_pylist()[:2] == [None, None]
+    assert batch["chosen"].to_pylist()[:2] == [b"\x01\0\0\0", b""]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_margin_that_is_no_number_is_not_taken_for_a_missing_one(slow):
+    rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "margin": margin} for margin in ("1.5", None, "high")]
+    if slow:
+        rows.append({"prompt": None, "chosen": "a", "rejected": "b", "margin": None})
+    margins = batch_of(rows)["margin"].to_pylist()
+    assert [margin is None for margin in margins[:3]] == [False, True, False]
+    assert all(math.isnan(margin) for margin in margins[:3] if margin is not None)

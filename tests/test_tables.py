@@ -1,9 +1,11 @@
 """Rows as Arrow tables: each once and in order, whatever holds them, and a file that cannot be read says so."""
 
 import json
+import random
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from planted_pairs import planted, texts, write
@@ -82,3 +84,18 @@ def test_a_part_of_a_dataset_and_renamed_columns_are_read_as_they_are_now(tmp_pa
     assert [row for table in whole.tables() for row in table.to_pylist()] == saved.to_list()
     assert not tables.CachedRows(saved.select(range(5))).is_whole()
     assert not tables.CachedRows(saved.select([3, 1])).is_whole()
+
+
+@pytest.mark.parametrize("group", [40_000, 1_000])
+def test_a_parquet_file_is_never_held_whole_however_large_its_row_groups_are(group, tmp_path, monkeypatch):
+    draw = random.Random(0)
+    said = [f"{draw.getrandbits(4_000):x}" for _ in range(40_000)]
+    pq.write_table(pa.table({"chosen": said, "rejected": said}), tmp_path / "a.parquet", row_group_size=group)
+    assert (tmp_path / "a.parquet").stat().st_size > 30_000_000
+    monkeypatch.setattr(tables, "BATCH_ROWS", 500)
+    pool, most, count = pa.default_memory_pool(), 0, 0
+    before = pool.bytes_allocated()
+    for part in FileRows(tmp_path / "a.parquet").tables():
+        most, count = max(most, pool.bytes_allocated() - before), count + len(part)
+    assert count == 40_000
+    assert most < 15_000_000

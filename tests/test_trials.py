@@ -159,3 +159,38 @@ def test_reward_differences_are_those_of_the_sides_whatever_the_batches(case):
     with torch.no_grad():
         chosen, rejected = trials.rewards(case.model, case.batch(PAIRS[:6])).chunk(2)
     assert torch.allclose(found, chosen - rejected, atol=1e-6)
+
+
+def test_weights_that_have_grown_beyond_all_bounds_are_named(case):
+    case.model.score.weight.data[0, 0] = -2e9
+    (finding,) = trials.check_weights(case.model)
+    assert finding.cause == "weights that have grown beyond all bounds"
+    assert finding.evidence.startswith("the largest, in score.weight, is 2e+09")
+
+
+def test_a_head_whose_gradient_is_made_zero_is_named(case):
+    case.model.score.weight.register_hook(torch.zeros_like)
+    (finding,) = trials.check_head(case, [])
+    assert finding.cause == "the head's gradient is 0"
+    assert finding.evidence.startswith("score.weight gets a gradient of exactly 0")
+
+
+def test_a_gradient_that_cancels_between_the_sides_is_no_fault_of_the_head(case):
+    # Both sides read at a token that they share, so that the head sees the same of both.
+    case.model.score.register_forward_pre_hook(lambda _, inputs: (inputs[0][:1, :1].expand_as(inputs[0]),))
+    evidence = []
+    assert trials.check_head(case, evidence) == []
+    assert evidence[0].startswith("gradient norm of the head (score.weight): 0, ")
+
+
+def test_a_head_in_a_parameter_group_that_does_not_move_is_named(case):
+    rest = [each for name, each in case.model.named_parameters() if name != "score.weight"]
+    groups = [{"params": rest, "lr": 1e-3}, {"params": [case.model.score.weight], "lr": 0.0}]
+    case.optimizer = torch.optim.AdamW(groups)
+    (finding,) = trials.check_head(case, [])
+    assert finding.cause == "the head's learning rate is 0"
+    assert "while others have up to 0.001" in finding.evidence
+    # Of a warm-up's first step, whose rates are 0 by right.
+    for group in case.optimizer.param_groups:
+        group["initial_lr"], group["lr"] = 1e-3, 0.0
+    assert trials.check_head(case, []) == []

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -255,3 +256,19 @@ def test_long_lists_of_rows_are_cut():
     text = where_broken(Broken(3, tuple(range(30)), 40, ()), (), lambda row: row + 100)
     assert "train rows 100, 101" in text
     assert text.endswith("119 and 10 more")
+
+
+@pytest.mark.parametrize(
+    ("groups", "is_idle"),
+    [
+        ([{"lr": 0.0, "initial_lr": 1e-3}], True),
+        ([{"lr": 0.0}, {"lr": torch.tensor(1e-5)}], False),
+        # As transformers' Adafactor does, which makes its rates itself.
+        ([{"lr": None}], False),
+        ([{"lr": 0.0, "relative_step": True}], False),
+        ([], False),
+    ],
+)
+def test_a_run_is_idle_where_no_rate_is_above_0(groups, is_idle):
+    optimizer = SimpleNamespace(param_groups=groups)
+    assert watch._is_idle(SimpleNamespace(optimizer=optimizer)) is is_idle

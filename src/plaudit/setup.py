@@ -51,6 +51,20 @@ def check_stream(train_dataset: Any, args: RewardConfig) -> None:
         raise ValueError("a streamed train_dataset has no length: set max_steps to the optimizer steps to train for")
 
 
+def check_processes(args: RewardConfig) -> None:
+    """Raise ValueError where a launcher started several processes that do not know of each other.
+
+    Without an accelerator, accelerate joins them only where it was told to use the CPU; else each would train alone, and
+    all would write to the same directory.
+    """
+    started = os.environ.get("WORLD_SIZE", "1")
+    if started not in ("", "1") and "LOCAL_RANK" in os.environ and args.world_size == 1:
+        raise ValueError(
+            f"the launcher started {started} processes, but each would train alone: there is no accelerator, and the CPU was "
+            "not asked for; add use_cpu=True (--use_cpu), or start one process"
+        )
+
+
 def reward_config(args: Any, model: Any, max_length: int | None) -> RewardConfig:
     """Return the configuration: the user's own, a plain TrainingArguments' values in ours, or the defaults."""
     if args is None:

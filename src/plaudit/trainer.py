@@ -85,6 +85,7 @@ class RewardTrainer(PairEvaluator):
         setup.check_datasets(train_dataset, eval_dataset)
         self.args = setup.reward_config(args, model, max_length)
         setup.check_stream(train_dataset, self.args)
+        setup.check_processes(self.args)
         # A new head is drawn from this seed, so it must be set before the model is loaded.
         set_seed(self.args.seed)
         self.model_init = model_init

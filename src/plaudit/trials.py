@@ -29,19 +29,30 @@ MOST_TRAINED = 100_000_000
 EXCHANGED = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 # Where a step of learning_rate leaves this share of half-precision weights as they are, it is too small for them.
 LOST = 0.95
+# No weight of a model that works is so large.
+HUGE_WEIGHT = 1e6
 # What to do once a number is not finite.
 STEADIER = "go on from the last good checkpoint, with a lower learning_rate, a warm-up, or max_grad_norm=1.0"
 
 
 def check_weights(model: nn.Module) -> list[Finding]:
-    """Return a finding where weights are not finite numbers."""
-    bad = [
-        name for name, each in model.named_parameters() if each.is_floating_point() and not bool(each.isfinite().all())
-    ]
-    if not bad:
+    """Return a finding where weights are not finite numbers, or so large that what is computed with them soon is not."""
+    # The ends of each tensor, for which no copy of it is made.
+    ends = {
+        name: each.detach().aminmax()
+        for name, each in model.named_parameters()
+        if each.is_floating_point() and each.numel()
+    }
+    largest = {name: max(-float(low), float(high)) for name, (low, high) in ends.items()}
+    bad = [name for name, value in largest.items() if not math.isfinite(value)]
+    if bad:
+        evidence = f"{len(bad)} of the model's tensors hold NaN or infinity, such as {', '.join(bad[:3])}"
+        return [Finding("weights that are not finite", evidence, STEADIER)]
+    name = max(largest, key=lambda name: largest[name])
+    if largest[name] < HUGE_WEIGHT:
         return []
-    evidence = f"{len(bad)} of the model's tensors hold NaN or infinity, such as {', '.join(bad[:3])}"
-    return [Finding("weights that are not finite", evidence, STEADIER)]
+    evidence = f"the largest, in {name}, is {largest[name]:.3g}, and weights are about 1 at most"
+    return [Finding("weights that have grown beyond all bounds", evidence, STEADIER)]
 
 
 def check_head(case: Case, evidence: list[str]) -> list[Finding]:
