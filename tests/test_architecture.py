@@ -14,8 +14,8 @@ SOURCE = Path(plaudit.__file__).parent
 # Reading order: a file imports only from files above it.
 ORDER = """
 say compat config converters records formats loading options tree losses metrics running calibration
-resampling suites score_rows outcomes best_of ties strata behaviour agreement sheet composites figures comparison
-attention plots readable wording gallery versus listing audit_page page report results card tokens schemas benchmarks columns
+resampling suites score_rows outcomes best_of ties strata behaviour agreement sheet composites figures readable comparison
+attention plots wording gallery versus listing audit_page page report results card tokens schemas benchmarks columns
 tables sides measures census overlap token_sample audit_text conditions audit prepare collate batches rewards probe
 adapters model proof diagnosis scorable rendering inference scoring sequences evaluation checks case read_outs
 trials doctor scored sharding setup facts benchmark_sets evaluator watch trainer training_results run checkup blocks job

@@ -30,6 +30,7 @@ def test_length_habits_of_pairs():
     assert habits(rows) == {
         "chooses_longer": 1 / 3,
         "correct_is_longer": 2 / 5,
+        "correct_is_shorter": 2 / 5,
         "accuracy_correct_longer": 1 / 2,
         "accuracy_correct_shorter": 1 / 2,
     }

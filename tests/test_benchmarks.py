@@ -198,6 +198,9 @@ def test_a_downloaded_data_set_gives_the_benchmarks_own_split(tmp_path):
         ("{file}", {"limit": 0}, ValueError, "limit is 0; it must be at least 1 row"),
         ("{file}", {"format": "arena2"}, ValueError, "benchmark format 'arena2' is unknown; the formats are transcript, "),
         ("{bon}", {"format": "arena"}, ValueError, "is of kind 'best-of-n', so format='arena' has no effect"),
+        (" ", {}, ValueError, "a benchmark's name is empty; give a name, a file or a folder"),
+        ("n" * 5000, {}, ValueError, "is neither a known name .* nor a file"),
+        ("n" * 5000 + "=" + "m" * 5000, {}, FileNotFoundError, "there is no file or folder 'mmm"),
         ("{empty}", {}, ValueError, "holds no .json, .jsonl"),
     ],
 )  # fmt: skip
@@ -217,14 +220,19 @@ def test_limit_reads_the_first_rows_only(tmp_path):
     assert [row.id for row in found.rows] == ["0", "1"]
 
 
-def test_several_sources_keep_names_of_their_own(tmp_path):
+def test_several_sources_keep_names_of_their_own(tmp_path, caplog):
     files = [made.write(tmp_path / folder / "mine.jsonl", ALL["pairs"]) for folder in ("one", "two", "three")]
     assert [one.name for one in load_benchmarks(files)] == ["mine", "mine-2", "mine-3"]
+    (second, third) = (message for message in caplog.messages if "is called" in message)
+    assert f"{files[1]!r} is called 'mine-2', because there is a 'mine' already; NAME=PATH names it" in second
+    assert f"{files[2]!r} is called 'mine-3'" in third
     assert [one.name for one in load_benchmarks(files[0])] == ["mine"]
     ready = load_benchmark(files[1])
     assert load_benchmarks([ready])[0] is ready
     with pytest.raises(ValueError, match="there is no benchmark; give at least one"):
         load_benchmarks([])
+    with pytest.raises(TypeError, match="one or several names, files or Benchmarks, not NoneType"):
+        load_benchmarks(None)
 
 
 def test_pairs_of_every_record_format_are_read_with_subset_and_id(tmp_path, caplog):

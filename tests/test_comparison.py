@@ -94,7 +94,7 @@ def test_rows_are_matched_by_key_in_any_order_and_the_rest_is_named():
     assert found["benchmarks"]["pairs"]["mcnemar"]["only_b"] == 1
     assert found["only_a"] == [{"benchmark": "pairs", "subset": None, "id": "0"}]
     assert found["only_b"] == [{"benchmark": "pairs", "subset": None, "id": "3"}]
-    assert "1 rows are only in a and left out: 0" in describe(found)
+    assert "1 row is only in a and left out: 0" in describe(found)
 
 
 def test_files_that_share_no_row_or_disagree_on_what_is_right_are_refused():

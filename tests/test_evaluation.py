@@ -104,6 +104,13 @@ def test_no_more_than_twenty_mistakes_of_a_benchmark_are_kept(tmp_path):
     assert [one["margin"] for one in mistakes] == [-float(n) for n in range(30, 10, -1)]
 
 
+def test_scores_that_are_replaced_are_named(files, tmp_path, caplog):
+    for said in (0, 1):
+        caplog.clear()
+        evaluate(by_length, files["of-mine"], output_dir=tmp_path / "out", num_resamples=100, with_report=False)
+        assert sum("held the scores of an earlier evaluation" in message for message in caplog.messages) == said
+
+
 def test_a_report_is_left_and_a_missing_extra_costs_one_line_and_nothing_else(files, tmp_path, monkeypatch, caplog):
     evaluate(by_length, files["of-mine"], output_dir=tmp_path / "one", num_resamples=100)
     assert "of-mine" in (tmp_path / "one" / "report.html").read_text()

@@ -300,3 +300,10 @@ def test_one_mask_alone_is_an_error():
 def test_many_columns_are_not_all_listed():
     with pytest.raises(ValueError, match="and 188 more;"):
         formats.recognise([f"column{i}" for i in range(200)], {}, "train")
+
+
+def test_what_rows_could_have_been_meant_for_is_offered_once_for_all_splits(caplog):
+    rows = [{"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}]
+    for split in ("train", "eval"):
+        formats.recognise(list(rows[0]), rows[0], split)
+    assert [record.message.split(":")[0] for record in caplog.records] == ["train"]

@@ -100,6 +100,15 @@ def test_pictures_of_next_to_nothing_are_drawn():
     assert plots.best_of([Line("m", [0.0, 0.2], [0.0, 0.0])], {}, "p", "alt").startswith("<svg")
 
 
+def test_the_marks_of_steps_are_whole_numbers():
+    for last in (3, 40, 7000):
+        svg = plots.course([Line("training", [last / 2, last], [0.69, 0.68])], "p", "alt")
+        marks = [mark.replace(",", "") for mark in re.findall(r">([\d,.]+)</text>", svg)]
+        # The loss, beside the steps, is below 1.
+        assert len([mark for mark in marks if float(mark) >= 1]) >= 2
+        assert all(float(mark) < 1 or mark.isdigit() for mark in marks), marks
+
+
 def test_many_curves_differ_in_more_than_colour_and_leave_room_for_their_names():
     curves = [CURVE._replace(name=f"set {place}") for place in range(5)]
     svg = plots.best_of(curves, {0.0: 1, 0.19: 2}, "p", "alt")

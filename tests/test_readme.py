@@ -55,7 +55,7 @@ def test_the_command_lines_on_the_page_are_accepted(checkout, capfd):
         "score": "60 of 60 rows in runs/scored.jsonl",
         "verify": "verified: the rewards are the recorded ones",
         "evaluate": "results in runs/evaluated",
-        "compare": "longer",
+        "compare": "A is five-epochs, B is cli",
         "audit": "None is empty, identical, repeated or contradictory",
         "doctor": "healthy: no fault was found",
     }

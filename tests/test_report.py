@@ -104,6 +104,12 @@ def test_a_line_of_a_hundred_kilobytes_leaves_the_page_light(tmp_path):
         ("trainer_state.json", "nonsense", r"trainer_state.json cannot be read as JSON"),
         ("mistakes.jsonl", '{"a": 1}\n', r"mistakes.jsonl, line 1: 'candidates' must be a list of objects"),
         ("mistakes.jsonl", '{"candidates": []}\n{', r"mistakes.jsonl, line 2: not JSON"),
+        (
+            "results.json",
+            '{"hh": {"subsets": [1]}}',
+            r"results.json .*holds what no report can be made of .*; make it again",
+        ),
+        ("trainer_state.json", '{"log_history": 5}', r"trainer_state.json .*holds what no report can be made of .*int"),
     ],
 )
 def test_a_broken_file_is_named_with_the_cure_and_leaves_the_old_page(folder, name, text, message):
@@ -113,6 +119,13 @@ def test_a_broken_file_is_named_with_the_cure_and_leaves_the_old_page(folder, na
         write_report(folder)
     assert (folder / "report.html").read_bytes() == before
     assert [one.name for one in folder.iterdir() if one.name.startswith(".")] == []
+
+
+def test_a_benchmark_without_a_figure_still_has_its_part_of_the_page(tmp_path):
+    made.write(tmp_path, results={"nothing known": {}, "hh": made.pairs_entry()})
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "There is no figure for nothing known." in text
+    assert "73.4" in text
 
 
 def test_a_page_that_cannot_be_put_in_place_leaves_the_old_one_whole(folder, monkeypatch):

@@ -4,15 +4,16 @@ import gzip
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import rows_of_benchmarks as made
 
-from plaudit import suites
+from plaudit import comparison, suites
 from plaudit.evaluation import evaluate
 from plaudit.options import UsageError, parse_fields
-from plaudit.results import Comparing, compare_files, describe, flat_figures, recompute
+from plaudit.results import Comparing, compare_files, describe, flat_figures, recompute, write_lines
 from plaudit.score_rows import ScoredRow, write_rows
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -205,6 +206,66 @@ def test_the_table_names_every_part_with_its_figures_and_what_is_missing(tmp_pat
     assert lines[-1].startswith("  no overall figure: 33 of 2,985 rows")
 
 
+def test_names_with_codes_for_a_terminal_or_line_breaks_stay_one_line_of_text(tmp_path):
+    name, subset = "two\nlines\x1b[31m", "w" * 500 + "\x1b]0;title\x07"
+    rows = [ScoredRow(name, f"{n}\x1b[2J", subset, [n % 2, 0.5], [1, 0]) for n in range(9)]
+    for side, start in (("one", 0.0), ("two", 0.2)):
+        write_rows(tmp_path / f"{side}.jsonl", [replace(row, rewards=[row.rewards[0] + start, 0.1]) for row in rows])
+    compared = compare_files(tmp_path / "one.jsonl", tmp_path / "two.jsonl", num_resamples=100)
+    assert compared["benchmarks"][name]["differ"]
+    for text in (describe(recompute(tmp_path / "one.jsonl")), comparison.describe(compared)):
+        assert "two lines⟨U+001B⟩[31m" in text
+        assert "\x1b" not in text
+        assert "\x07" not in text
+        assert "w" * 61 not in text
+
+
+def test_half_a_surrogate_pair_is_written_as_json_escapes_it(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(r'{"id": "1\ud800", "rewards": [0, 1], "labels": [1, 0]}')
+    found = recompute(path, output_dir=tmp_path / "out", with_report=False)
+    assert found["mine"]["worst"][0]["id"] == "1\ud800"
+    assert json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8")) == found
+
+
+def mistakes_of(rows):
+    """The first two rows as mistakes.jsonl has them; a prompt may hold a line break that is none to JSON."""
+    for row in rows[:2]:
+        sides = zip(row.rewards, row.labels, strict=True)
+        candidates = [{"text": "t", "reward": reward, "label": label} for reward, label in sides]
+        yield {"benchmark": row.benchmark, "id": row.id, "subset": row.subset, "margin": -1, "prompt": "a\u2028b"} | {
+            "candidates": candidates
+        }
+
+
+def test_mistakes_of_other_scores_leave_the_folder_and_its_scores_stay(tmp_path, caplog):
+    folder, rows = tmp_path / "out", pairs("mine")
+    folder.mkdir()
+    for path in (folder / "scores.jsonl", tmp_path / "copy.jsonl"):
+        write_rows(path, rows)
+    write_rows(tmp_path / "other.jsonl", pairs("mine", start=0.5))
+    write_lines(folder / "mistakes.jsonl", mistakes_of(rows))
+    for path in (folder / "scores.jsonl", tmp_path / "copy.jsonl"):
+        recompute(path, output_dir=folder, with_report=False)
+        assert (folder / "mistakes.jsonl").read_text(encoding="utf-8").count("\n") == 2
+    assert caplog.messages == []
+    before = (folder / "scores.jsonl").read_bytes()
+    recompute(tmp_path / "other.jsonl", output_dir=folder, with_report=False)
+    assert not (folder / "mistakes.jsonl").exists()
+    assert (folder / "scores.jsonl").read_bytes() == before
+    (said,) = caplog.messages
+    assert "scores.jsonl there is of another evaluation" in said
+    assert "mistakes.jsonl, which was not of these scores, is removed" in said
+
+
+def test_a_page_of_older_results_does_not_stay_beside_new_ones(scores, tmp_path):
+    path = scores(*pairs("mine"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").write_text("older")
+    recompute(path, output_dir=tmp_path / "out", with_report=False)
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
 def test_comparing_two_files_says_how_they_differ_and_leaves_it_as_json(tmp_path):
     for name, start in (("one", 0.0), ("two", 0.5)):
         write_rows(tmp_path / f"{name}.jsonl", pairs("mine", start=start))
@@ -239,7 +300,7 @@ def test_a_nan_is_an_error_that_names_the_option_with_which_it_is_wrong(tmp_path
 def test_the_options_of_compare_are_two_files_and_the_bootstraps(tmp_path):
     found = parse_fields(Comparing, "compare", "", "", ["a.jsonl", "b.jsonl", "--seed", "3"])
     assert found == {"first": "a.jsonl", "second": "b.jsonl", "seed": 3}
-    with pytest.raises(UsageError, match="arguments are required: second"):
+    with pytest.raises(UsageError, match="arguments are required: B"):
         parse_fields(Comparing, "compare", "", "", ["a.jsonl"])
 
 
@@ -300,3 +361,9 @@ def test_longer_wins_on_the_real_transcripts_is_the_known_share(tmp_path):
     assert round(100 * longer["longer_wins"], 2) == 44.25
     assert round(100 * longer["longer_wins_half_credit"], 2) == 44.49
     assert found["overall"]["n"] == 2312
+
+
+def test_a_directory_of_results_stands_for_its_scores(scores, tmp_path):
+    file = scores(*pairs("mine"))
+    assert recompute(tmp_path)["mine"]["overall"] == recompute(file)["mine"]["overall"]
+    assert compare_files(tmp_path, file)["benchmarks"]["mine"]["n"] == 20

@@ -64,3 +64,12 @@ def test_a_resume_flag_is_the_last_checkpoint_or_a_path(value, taken):
 @pytest.mark.parametrize("name", ["accuracy", "eval_margin", "loss", "eval_samples_per_second"])
 def test_a_metric_that_evaluation_gives_can_choose_the_best_model(name):
     run._check_best_metric(name)
+
+
+def test_without_test_rows_only_the_benchmarks_figures_can_choose_the_best_model():
+    run._check_best_metric("eval_mine_accuracy", ["mine_accuracy"], has_pairs=False)
+    run._check_best_metric("loss", ["mine_accuracy"])
+    with pytest.raises(
+        ValueError, match="metric_for_best_model='loss' is not a metric of the evaluation.*mine_accuracy"
+    ):
+        run._check_best_metric("loss", ["mine_accuracy"], has_pairs=False)

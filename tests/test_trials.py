@@ -138,6 +138,21 @@ def test_few_pairs_say_nothing_of_their_labels(case, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("signal", "is_said"),
+    [
+        (checks.Signal(300, 0.5, 0.3), True),
+        (checks.Signal(300, 0.7, 3.0), False),
+        (checks.Signal(900, 0.6, 3.0), False),
+    ],
+)
+def test_too_few_pairs_to_tell_random_labels_are_said_to_be_too_few(case, monkeypatch, signal, is_said):
+    monkeypatch.setattr(checks, "label_signal", lambda *_: signal)
+    evidence = []
+    assert trials.check_labels(case, evidence) == []
+    assert ("whether they are random cannot be told from fewer than 400 such pairs" in evidence[-1]) is is_said
+
+
+@pytest.mark.parametrize(
     ("history", "is_told"),
     [
         ([], False),

@@ -55,7 +55,7 @@ def test_numbers_are_written_one_way(show, value, text):
 
 def test_the_opening_says_how_good_the_model_is_against_chance_and_length():
     assert plain(opening("hh", made.pairs_entry())) == (
-        "In 73.4 % of the 2,312 pairs of hh the better answer gets the higher reward (95 % interval 71.6 to 75.2 %). "
+        "On hh, the better answer gets the higher reward in 73.4 % of 2,312 pairs (95 % interval 71.6 to 75.2 %). "
         "Choosing blindly would give 50.0 %, and always choosing the shorter answer would give 55.5 %."
     )
     assert plain(opening("RM", made.rm_bench_entry())).startswith("It reaches 70.3 % on RM: the mean over its domains")
@@ -73,12 +73,12 @@ def test_how_sure_it_is_depends_on_the_interval():
     ("share", "words"),
     [
         (0.51, "It cannot be told from blind choice"),
-        (0.3, "It is worse than blind choice and the shorter answer"),
+        (0.3, "It is worse than blind choice and always choosing the shorter answer"),
         (
             0.51,
-            "It is worse than the shorter answer, by more than chance explains. It cannot be told from blind choice",
+            "It is worse than always choosing the shorter answer, by more than chance explains. It cannot be told from blind choice",
         ),
-        (0.55, "It cannot be told from the shorter answer"),
+        (0.55, "It cannot be told from always choosing the shorter answer"),
     ],
 )
 def test_a_model_no_better_than_a_rival_is_called_that(share, words):
@@ -101,8 +101,30 @@ def test_a_length_bias_is_named_with_its_side_unless_rows_are_few():
     turned = made.pairs_entry()
     turned["baselines"] = {"overall": made.baselines(0.44, 0.6, 0.8)}
     assert "Leans to short answers" in said(turned)
-    few = made.pairs_entry(16)
-    assert "No length bias to speak of" in said(few)
+    assert "too few rows" in said(made.pairs_entry(16))["Length"]
+    alike = made.pairs_entry()
+    alike["baselines"] = {"overall": made.baselines(0.44, 0.72, 0.74)}
+    assert "No length bias to speak of" in said(alike)
+
+
+def test_a_side_of_one_row_is_no_length_bias_however_wrong_it_is():
+    entry = {"kind": "pairs", "overall": made.figure(0.75, 12), "lengths": [1]}
+    habits = made.baselines(0.84, 0.8, 0.0)
+    entry["baselines"] = {"overall": habits | {"correct_is_longer": 10 / 12, "correct_is_shorter": 1 / 12}}
+    assert "right in 80.0 % where the right answer is the longer one, in 0.0 %" in said(entry)["Length"]
+    # Rows of equal length are on neither side.
+    entry["overall"], few = made.figure(0.75, 120), {"correct_is_longer": 0.5, "correct_is_shorter": 1 / 120}
+    entry["baselines"] = {"overall": made.baselines(0.5, 0.8, 0.2) | few}
+    assert "Length" in said(entry)
+    entry["baselines"]["overall"]["correct_is_shorter"] = 0.5
+    assert "Leans to long answers" in said(entry)
+
+
+def test_a_model_without_faults_has_its_wrong_rows_counted():
+    good = {"kind": "pairs", "overall": made.figure(0.99, 1000), "lengths": [1], "worst": made.worst(["a"], 10)}
+    assert said(good)["Nowhere in particular"] == "10 of 1,000 pairs are wrong; the worst of them stand below."
+    assert said({**good, "overall": made.figure(1.0, 1000)})["Nowhere"] == "all 1,000 pairs are right."
+    assert "Nowhere in particular" not in said(made.pairs_entry())
 
 
 def test_calibration_is_called_by_its_side_and_names_the_cure():

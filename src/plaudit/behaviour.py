@@ -17,8 +17,8 @@ def length_habits(comparisons: Comparisons, index: np.ndarray) -> dict[str, floa
     """Return what length has to do with the model's choices, from comparisons whose lengths are known.
 
     index: places of comparisons; each row counts once. `chooses_longer` is the share of the model's choices that are
-    longer, of those between answers of two lengths and two rewards; `correct_is_longer` the share of all comparisons in
-    which the right answer is; the last two are the model's accuracy (a tie is wrong) where the right answer is longer and
+    longer, of those between answers of two lengths and two rewards; `correct_is_longer` and `correct_is_shorter` the shares
+    of all comparisons in which the right answer is; the last two are the model's accuracy (a tie is wrong) where the right answer is longer and
     where it is shorter. None where there is no such comparison.
     """
     index = index[~np.isnan(comparisons.longer[index])]
@@ -33,6 +33,7 @@ def length_habits(comparisons: Comparisons, index: np.ndarray) -> dict[str, floa
     return {
         "chooses_longer": mean(chosen_is_longer, (longer != 0) & ~tied & np.isfinite(comparisons.gap[index])),
         "correct_is_longer": mean(longer > 0, np.full(len(longer), True)),
+        "correct_is_shorter": mean(longer < 0, np.full(len(longer), True)),
         "accuracy_correct_longer": mean(won, longer > 0),
         "accuracy_correct_shorter": mean(won, longer < 0),
     }

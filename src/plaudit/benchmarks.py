@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,21 @@ def load_benchmarks(sources: Any, **options: Any) -> list[Benchmark]:
     """
     if isinstance(sources, (str, os.PathLike, Benchmark)):
         sources = [sources]
+    if not isinstance(sources, Iterable):
+        raise TypeError(f"benchmarks must be one or several names, files or Benchmarks, not {type(sources).__name__}")
     found: list[Benchmark] = []
     for source in sources:
         one = source if isinstance(source, Benchmark) else load_benchmark(source, **options)
         taken = {each.name for each in found}
         number = next(number for number in range(1, len(found) + 2) if _numbered(one.name, number) not in taken)
-        found.append(one if number == 1 else Benchmark(_numbered(one.name, number), one.kind, one.rows, one.provenance))
+        if number > 1:
+            called = _numbered(one.name, number)
+            what = one.name if isinstance(source, Benchmark) else source
+            say(
+                f"benchmark {str(what)!r} is called {called!r}, because there is a {one.name!r} already; NAME=PATH names it"
+            )
+            one = Benchmark(called, one.kind, one.rows, one.provenance)
+        found.append(one)
     if not found:
         raise ValueError("there is no benchmark; give at least one name or file")
     return found
@@ -120,13 +129,17 @@ def benchmark_of(dataset: Any, name: str, where: str) -> Benchmark:
 
 def _place_of(source: str) -> tuple[str, str | None, str | None]:
     """Return a source's name, where its rows are (None: the known place on the Hub), and its kind where that is named."""
+    if not source.strip():
+        # As a path it would be the current directory.
+        raise ValueError("a benchmark's name is empty; give a name, a file or a folder")
     path = Path(source).expanduser()
     before, equals, after = source.partition("=")
-    if equals and before and after and not path.exists():
-        if not Path(after).expanduser().exists():
+    is_there = _is_there(path)
+    if equals and before and after and not is_there:
+        if not _is_there(Path(after).expanduser()):
             raise FileNotFoundError(f"benchmark {before!r}: there is no file or folder {after!r}")
         return before, str(Path(after).expanduser()), suites.kind_of(before)
-    if path.exists():
+    if is_there:
         # A file's columns say what it is, and its name where they leave that open.
         return _stem(path), str(path), None
     looks_local = source.startswith((".", "/", "~")) or _is_data(path)
@@ -146,6 +159,14 @@ def _place_of(source: str) -> tuple[str, str | None, str | None]:
         f"benchmark {source!r} is neither a known name ({', '.join(HUB)}) nor a file, a folder or a Hub id (owner/name)"
         + did_you_mean(source, HUB)
     )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # Longer than a path can be.
+        return False
 
 
 def _stem(path: Path) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from plaudit.composites import overall_of, sections_of
 from plaudit.figures import without_nan
 from plaudit.metrics import spearman
+from plaudit.readable import one_line
 from plaudit.resampling import NUM_RESAMPLES, mcnemar_exact
 from plaudit.score_rows import ScoredRow, require_unique
 from plaudit.sheet import Sheet, kind_of_rows, sheet_of
@@ -186,25 +187,28 @@ def describe(comparison: Mapping[str, Any]) -> str:
     lines = [f"A is {first}, B is {second}; differences are A minus B: above 0, A is better."]
     for side, name in (("only_a", first), ("only_b", second)):
         if unmatched := comparison[side]:
-            ids = ", ".join(row["id"] for row in unmatched[:5])
+            ids = ", ".join(one_line(row["id"], 60) for row in unmatched[:5])
             more = ", ..." if len(unmatched) > 5 else ""
-            lines.append(f"{len(unmatched):,} rows are only in {name} and left out: {ids}{more}")
+            rows = "row is" if len(unmatched) == 1 else "rows are"
+            lines.append(f"{len(unmatched):,} {rows} only in {name} and left out: {ids}{more}")
     for name, entry in comparison["benchmarks"].items():
         lines += ["", *_described(name, entry)]
     return "\n".join(lines)
 
 
 def _described(name: str, entry: Mapping[str, Any]) -> list[str]:
-    lines = [f"{name} ({entry['n']:,} rows in both)"]
+    # Names and ids are data: those with line breaks or codes for a terminal stay what they are.
+    lines = [f"{one_line(name)} ({entry['n']:,} rows in both)"]
     if entry["incomplete"]:
         lines.append(f"  incomplete, so without an overall figure: {entry['incomplete']}")
     whole = entry["overall"] or entry["of_given"]
     lines.append(f"  {verdict(whole)}")
-    width = max(map(len, ["all rows", *entry["sections"], *entry["subsets"]]))
+    parts = {name: one_line(name, 60) for name in ("all rows", "overall", *entry["sections"], *entry["subsets"])}
+    width = max(map(len, parts.values()))
     lines.append(f"  {'':<{width}}  {'A':>7}  {'B':>7}  {'A - B':>7}  {'95 % interval':>18}  {'p':>7}")
     shown = {"overall" if entry["overall"] else "all rows": whole, **entry["sections"]}
     shown.update({part: found for part, found in entry["subsets"].items() if part not in entry["sections"]})
-    lines += [f"  {part:<{width}}  {_line(found)}" for part, found in shown.items() if found]
+    lines += [f"  {parts[part]:<{width}}  {_line(found)}" for part, found in shown.items() if found]
     table = entry["mcnemar"]
     lines.append(
         f"  McNemar's exact test over rows ({entry['rule']}): both right {table['both_right']:,}, only A "
@@ -213,7 +217,8 @@ def _described(name: str, entry: Mapping[str, Any]) -> list[str]:
     if entry["rank_correlation"] is not None:
         lines.append(f"  Rank correlation of the margins (Spearman): {entry['rank_correlation']:.3f}")
     if entry["differ"]:
-        lines.append(f"  They differ on {len(entry['differ']):,} rows; the strongest disagreements:")
+        rows = "row" if len(entry["differ"]) == 1 else "rows"
+        lines.append(f"  They differ on {len(entry['differ']):,} {rows}; the strongest disagreements:")
     lines += [_differing_line(row) for row in entry["differ"][:NUM_SHOWN]]
     return lines
 
@@ -247,6 +252,6 @@ def _shown(value: float | None, form: str, times: float = 1) -> str:
 
 
 def _differing_line(row: Mapping[str, Any]) -> str:
-    subset = "" if row["subset"] is None else f" ({row['subset']})"
+    subset = "" if row["subset"] is None else f" ({one_line(row['subset'], 60)})"
     margins = [_shown(row[key], "+.4g") for key in ("margin_a", "margin_b")]
-    return f"    {row['id']}{subset}: only {row['right']} is right; margin A {margins[0]}, B {margins[1]}"
+    return f"    {one_line(row['id'], 60)}{subset}: only {row['right']} is right; margin A {margins[0]}, B {margins[1]}"

@@ -23,6 +23,7 @@ from plaudit.results import (
     write_lines,
     write_results,
 )
+from plaudit.say import say
 from plaudit.scorable import TRUNCATIONS
 from plaudit.score_rows import NONFINITE, ScoredRow, write_rows
 from plaudit.sequences import score_benchmarks
@@ -79,6 +80,8 @@ def conclude(
     made: what made the rewards, for the reader of the results. options: of figures.results_of.
     """
     if folder is not None:
+        if (folder / SCORES).is_file():
+            say(f"{folder} held the scores of an earlier evaluation; they are replaced")
         write_rows(folder / SCORES, (row for part in rows.values() for row in part))
         for stale in (RESULTS, MISTAKES):
             # An earlier evaluation's, which are not of these scores.
@@ -126,7 +129,7 @@ class Evaluation:
         type=str,
     )
     model: str | None = option("Reward model: a directory or a Hub id.", also="--model_name_or_path")
-    scores: str | None = option("Compute everything anew from this scores.jsonl, with no model.")
+    scores: str | None = option("Compute everything anew from this scores.jsonl, or its directory, with no model.")
     output_dir: str | None = option("Where scores, results and the report go.")
     revision: str | None = option(
         "Branch, tag or commit of the benchmark on the Hub; recorded at first load otherwise."

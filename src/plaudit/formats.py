@@ -95,14 +95,14 @@ def _offer(first_row: Mapping[str, Any], split: str) -> None:
         say(
             f"{split}: 'chosen' and 'rejected' look like transcripts and are used as plain text; to make messages of "
             'them: plaudit.formats.convert(dataset, "transcript"), or dataset_format: transcript',
-            once=True,
+            once="offer",
         )
         return
     if all(_is_json_messages(first_row[side]) for side in SIDES):
         say(
             f"{split}: 'chosen' and 'rejected' look like the JSON of message lists and are used as plain text; decode "
             "them with json.loads to train on conversations",
-            once=True,
+            once="offer",
         )
         return
     has_conversation = "prompt" not in first_row and converters.is_message_list(first_row.get("conversations"))
@@ -110,7 +110,7 @@ def _offer(first_row: Mapping[str, Any], split: str) -> None:
         say(
             f"{split}: 'conversations' is not read, and 'chosen' and 'rejected' hold no user turn; to put it before "
             'them: plaudit.formats.convert(dataset, "sharegpt"), or dataset_format: sharegpt',
-            once=True,
+            once="offer",
         )
 
 

@@ -154,8 +154,8 @@ def _lengths(entry: Mapping[str, Any], key: str) -> Picture | None:
     return Picture(
         "Does length sway it?",
         plots.lengths(bins, unit, f"{key}-lengths", alt),
-        "Above: the mean reward of right minus wrong answers. Below: how often it is right. Bars and curve that rise to the "
-        "right belong to a model that likes long answers.",
+        "Above: the mean reward of right minus wrong answers. Below: how often it is right. Where they rise to the right, "
+        "the model likes long answers; where they fall, short ones.",
         (f"Right answer longer by ({unit})", "Comparisons", "Mean reward difference", "Right"),
         rows,
     )

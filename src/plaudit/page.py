@@ -96,7 +96,7 @@ def _benchmark(
     return {
         "name": name,
         "key": key,
-        "figure": wording.figure_of(entry),
+        "figure": {"official": None, "interval": None, **wording.figure_of(entry)},
         "incomplete": one_line(entry["incomplete"], 600).rstrip(".") + "." if entry.get("incomplete") else None,
         "chance": wording.chance_of(entry),
         "rule": wording.length_rule(entry),

@@ -257,6 +257,8 @@ def course(
             )
         if share:
             _percent_axis(axes.yaxis)
+        # Half a step is none.
+        axes.xaxis.get_major_locator().set_params(integer=True)
         picture.label(axes, "step", None)
         if len(lines) > 1 or lines[0].name not in ("", "training"):
             picture.legend(axes)

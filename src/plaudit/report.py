@@ -47,7 +47,21 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         raise ValueError(
             f"{str(folder)!r} holds nothing to report: none of {', '.join(FILES)}; run plaudit evaluate --output_dir there first"
         )
-    return _write(folder / PAGE, _render(PAGE, page.report_context(found)))
+    return _write(folder / PAGE, _page(folder, found))
+
+
+def _page(folder: Path, found: Mapping[str, Any]) -> str:
+    """Return the page of what a directory holds. ValueError where a file is JSON, but not what plaudit writes there."""
+    from jinja2 import UndefinedError
+
+    try:
+        return _render(PAGE, page.report_context(found))
+    except (AttributeError, LookupError, TypeError, ValueError, UndefinedError) as error:
+        cause = " ".join(str(error).split())
+        raise ValueError(
+            f"{folder}: {' or '.join(found)} holds what no report can be made of ({type(error).__name__}: {cause}); make "
+            "it again with plaudit, or move it away"
+        ) from error
 
 
 def try_report(folder: str | os.PathLike[str]) -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from plaudit import __version__, comparison, figures, report, suites
 from plaudit.options import option
+from plaudit.readable import one_line
 from plaudit.resampling import NUM_RESAMPLES
 from plaudit.say import say
 from plaudit.score_rows import NONFINITE, ScoredRow, read_rows, written_whole
@@ -39,7 +40,7 @@ def recompute(
     results.json and, with_report, report.html go. on_nonfinite: as in figures.results_of. Other arguments as in `evaluate`.
     Raises ValueError for a file that cannot be read, and, naming what is there, where it has no rows of the benchmark.
     """
-    path = Path(scores).expanduser()
+    path = scores_file(scores)
     names = [benchmark] if isinstance(benchmark, str) else list(benchmark or [])
     folder = None if output_dir is None else made_folder(output_dir)
     rows = read_rows(path, on_nonfinite=on_nonfinite)
@@ -57,8 +58,40 @@ def recompute(
         results[name] = entry | {"provenance": {**origin, "data": {"rows": len(part)}}}
     say_incomplete(results)
     if folder is not None:
+        _part_from_older(folder, path, rows)
         write_results(results, folder, with_report)
     return results
+
+
+def _part_from_older(folder: Path, scores: Path, rows: Sequence[ScoredRow]) -> None:
+    """Remove the mistakes that a folder holds of other scores, which a page would show beside these; say what was there."""
+    own, mistakes = folder / SCORES, folder / MISTAKES
+    others = [SCORES] if own.is_file() and own.read_bytes() != scores.read_bytes() else []
+    removed = ""
+    if mistakes.is_file() and not _are_of(mistakes, rows):
+        mistakes.unlink()
+        removed = f"; {MISTAKES}, which was not of these scores, is removed"
+    if others or removed:
+        kept = f", and {SCORES} there is of another evaluation" if others else ""
+        say(f"{folder}: {RESULTS} is now of {scores}{kept}{removed}")
+
+
+def _are_of(mistakes: Path, rows: Sequence[ScoredRow]) -> bool:
+    """Whether a file of mistakes was made of these rows: each is there with the same rewards."""
+    rewards = {row.key: list(row.rewards) for row in rows}
+    try:
+        found = [json.loads(line) for line in mistakes.read_text(encoding="utf-8").split("\n") if line]
+        keys = [(one["benchmark"], one["subset"], one["id"]) for one in found]
+        given = [[side["reward"] for side in one["candidates"]] for one in found]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return all(rewards.get(key) == values for key, values in zip(keys, given, strict=True))
+
+
+def scores_file(place: str | os.PathLike[str]) -> Path:
+    """Return the file of scores at a path, which may also be that of a directory of results."""
+    path = Path(place).expanduser()
+    return path / SCORES if path.is_dir() else path
 
 
 # Which rows of a file of scores are a benchmark's.
@@ -161,6 +194,8 @@ def say_incomplete(results: Mapping[str, Any]) -> None:
 def write_results(results: Mapping[str, Any], folder: Path, with_report: bool) -> None:
     """Write results.json and, with_report, report.html."""
     _write_json(folder / RESULTS, results)
+    # One of older results would pass for the page of these where none can be made.
+    (folder / report.PAGE).unlink(missing_ok=True)
     if with_report:
         report.try_report(folder)
 
@@ -172,7 +207,8 @@ def write_lines(path: Path, values: Iterable[Any]) -> None:
 
 def _write(path: Path, text: str) -> None:
     with written_whole(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        # Half a surrogate pair, which JSON may hold and UTF-8 may not, is written as JSON's escape for it.
+        aside.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -204,7 +240,9 @@ def _described(name: str, entry: Mapping[str, Any]) -> str:
         )
         for line in lines
     ]
-    return "\n".join([f"{name} ({entry.get('kind')})", *(f"  {line}".rstrip() for line in table), *_remarks(entry)])
+    return "\n".join(
+        [f"{one_line(name)} ({entry.get('kind')})", *(f"  {line}".rstrip() for line in table), *_remarks(entry)]
+    )
 
 
 def _line(name: str, figure: Mapping[str, Any], baselines: Mapping[str, Any]) -> tuple[str, ...]:
@@ -212,7 +250,8 @@ def _line(name: str, figure: Mapping[str, Any], baselines: Mapping[str, Any]) ->
     interval = "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
     counts = ["" if figure.get(key) is None else f"{figure[key]:,}" for key in ("n", "ties")]
     shares = [_percent(figure.get("official")), interval, _percent(figure.get("half_credit"))]
-    return name, *shares, *counts, _percent(baselines.get("longer_wins"))
+    # A name is data: one with line breaks or codes for a terminal stays a name.
+    return one_line(name, 60), *shares, *counts, _percent(baselines.get("longer_wins"))
 
 
 def _percent(share: Any) -> str:
@@ -228,7 +267,11 @@ def _remarks(entry: Mapping[str, Any]) -> list[str]:
         "n_nonfinite": "rows with a reward that is not finite",
         "n_template_missing": "rows scored without a chat template",
     }
-    found = [f"{counts[key]:,} {words}" for key, words in what.items() if counts.get(key)]
+    found = [
+        f"{counts[key]:,} {words if counts[key] != 1 else words.replace('rows', 'row', 1)}"
+        for key, words in what.items()
+        if counts.get(key)
+    ]
     remarks = [f"  no overall figure: {entry['incomplete']}"] if entry.get("incomplete") else []
     return remarks + ([f"  note: {'; '.join(found)}"] if found else [])
 
@@ -237,9 +280,11 @@ def _remarks(entry: Mapping[str, Any]) -> list[str]:
 class Comparing:
     """Which files of scores are compared; the options of `plaudit compare`."""
 
-    first: str = field(metadata={"help": "The first scores.jsonl.", "positional": True})
+    first: str = field(
+        metadata={"help": "The first scores.jsonl, or its directory.", "positional": True, "metavar": "A"}
+    )
     second: str = field(
-        metadata={"help": "The second; differences are the first minus the second.", "positional": True}
+        metadata={"help": "The second; differences are the first minus the second.", "positional": True, "metavar": "B"}
     )
     output_dir: str | None = option("Where comparison.json and comparison.html go; nowhere unless given.")
     num_resamples: int = option("Resamples of the paired bootstrap.", NUM_RESAMPLES)
@@ -257,7 +302,7 @@ def compare_files(
     on_nonfinite: str = "error",
 ) -> dict[str, Any]:
     """Return how two files of scores differ, as `comparison.compare` does; with output_dir, also as a file and a page."""
-    one, other = Path(first).expanduser(), Path(second).expanduser()
+    one, other = scores_file(first), scores_file(second)
     names = _run_name(one), _run_name(other)
     folder = None if output_dir is None else made_folder(output_dir)
     rows_one, rows_other = (read_rows(path, benchmark="unnamed", on_nonfinite=on_nonfinite) for path in (one, other))

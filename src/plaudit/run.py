@@ -64,7 +64,8 @@ def build(given: Mapping[str, Any]) -> RewardTrainer:
         peft_config=peft_config,
     )
     if trainer.benchmark_sets is not None:
-        _check_best_metric(config.metric_for_best_model, trainer.benchmark_sets.figure_names())
+        of_benchmarks = trainer.benchmark_sets.figure_names()
+        _check_best_metric(config.metric_for_best_model, of_benchmarks, has_pairs=test_dataset is not None)
     return trainer
 
 
@@ -120,10 +121,10 @@ def _check_together(data_args: DataArguments, config: RewardConfig, given: Mappi
         _check_best_metric(config.metric_for_best_model)
 
 
-def _check_best_metric(name: str | None, of_benchmarks: Sequence[str] = ()) -> None:
+def _check_best_metric(name: str | None, of_benchmarks: Sequence[str] = (), has_pairs: bool = True) -> None:
     # compute_metrics, which could give others, is for Python only. The three before the benchmarks' are Trainer's own.
     own = ["loss", "num_tokens", "runtime", "samples_per_second", "steps_per_second"]
-    known = [*_pair_figures(), *own, *of_benchmarks]
+    known = [*(_pair_figures() + own if has_pairs else []), *of_benchmarks]
     if name is not None and name.removeprefix("eval_") not in known:
         nearest = did_you_mean(name.removeprefix("eval_"), known)
         raise ValueError(

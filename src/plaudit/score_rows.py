@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -84,7 +85,7 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[ScoredRow]) -> None:
     """Write rows as JSONL (.gz too), rewards at full precision; the file appears whole or not at all."""
     path = Path(path)
     opened = gzip.open if path.suffix == ".gz" else open
-    with written_whole(path) as aside, opened(aside, "wt", encoding="utf-8") as file:
+    with written_whole(path) as aside, opened(aside, "wt", encoding="utf-8", errors="surrogatepass") as file:
         file.writelines(_line(row) for row in rows)
 
 
@@ -117,7 +118,7 @@ def _lines(path: Path) -> Iterable[str]:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", encoding="utf-8-sig") as file:
             yield from file
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as problem:
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as problem:
         raise ValueError(f"{path}: cannot be read as text ({problem}); give JSONL, one object a line") from None
 
 

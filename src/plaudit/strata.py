@@ -80,7 +80,7 @@ class Sampler:
 
     def seed_of(self, key: str) -> list[int]:
         """Return a seed of its own for each stratum, whichever others there are."""
-        return [self.seed, zlib.crc32(key.encode())]
+        return [self.seed, zlib.crc32(key.encode("utf-8", "surrogatepass"))]
 
     def samples(self, stratum: Stratum) -> np.ndarray:
         """Return the official figure of each resample, shape (num_resamples,)."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from plaudit import evaluation, setup
+from plaudit import evaluation, schemas, setup, tokens
 from plaudit.benchmarks import Benchmark, benchmark_of
 from plaudit.formats import DROPPED
 from plaudit.prepare import ORIGINS, SIDES, pair_lengths
@@ -39,7 +39,7 @@ def write_training_results(
     if trainer.BENCHMARKS in trainer.newest_rewards:
         sets += trainer.benchmark_sets.benchmarks
         rows |= trainer.benchmark_sets.rows(trainer.newest_rewards[trainer.BENCHMARKS][1])
-    return evaluation.conclude(sets, rows, _made_by(trainer), Path(output_dir), with_report=with_report)
+    return evaluation.conclude(sets, rows, _made_by(trainer, tokenizer), Path(output_dir), with_report=with_report)
 
 
 def _own_set(trainer: Any, prefix: str) -> Any:
@@ -77,17 +77,24 @@ def _decoded(prepared: Any, tokenizer: Any) -> Iterator[BenchmarkRow]:
 
 def _rows(one: Benchmark, lengths: np.ndarray | None, rewards: np.ndarray) -> list[ScoredRow]:
     places = [[2 * number, 2 * number + 1] for number in range(len(one.rows))]
-    tokens = None if lengths is None else lengths.reshape(-1).tolist()
-    return scored_rows(one, places, Scores(rewards.reshape(-1).astype(float).tolist(), tokens))
+    counts = None if lengths is None else lengths.reshape(-1).tolist()
+    return scored_rows(one, places, Scores(rewards.reshape(-1).astype(float).tolist(), counts))
 
 
-def _made_by(trainer: Any) -> dict[str, Any]:
+def _made_by(trainer: Any, tokenizer: Any) -> dict[str, Any]:
     """Return what a reader needs to know of how the rewards were made."""
-    args = trainer.args
+    template = getattr(tokenizer, "chat_template", None)
+    timed = [entry for entry in trainer.state.log_history if "eval_num_tokens" in entry][-1:]
+    seconds = sum(entry["eval_runtime"] for entry in timed)
     return {
-        "model": os.path.basename(os.path.normpath(args.output_dir)),
-        "max_length": args.max_length,
-        "precision": trainer.accelerator.mixed_precision,
+        "model": os.path.basename(os.path.normpath(trainer.args.output_dir)),
+        "tokenizer_fingerprint": tokenizer and schemas.digest([tokens.fingerprint(tokenizer)]),
+        "template_sha256": schemas.digest(str(template)) if template else None,
+        "dtype": str(next(trainer.model.parameters()).dtype).removeprefix("torch."),
+        "mixed_precision": trainer.accelerator.mixed_precision,
+        "max_length": trainer.args.max_length,
         "optimizer_steps": trainer.state.global_step,
+        "seconds": seconds or None,
+        "tokens_per_second": timed[0]["eval_num_tokens"] / seconds if seconds else None,
         "versions": library_versions(),
     }

@@ -209,7 +209,11 @@ def check_labels(case: Case, evidence: list[str]) -> list[Finding]:
         f"labels: a probe of words and lengths tells {signal.accuracy:.1%} of {signal.num_pairs:,} unseen pairs right "
         f"({signal.deviations:.1f} standard deviations above random labels)"
     )
-    if not checks.looks_random(signal) or _tells_unseen(case):
+    if not checks.looks_random(signal):
+        if signal.deviations < checks.NO_SIGNAL and signal.num_pairs < checks.FEWEST_PAIRS:
+            evidence[-1] += f"; whether they are random cannot be told from fewer than {checks.FEWEST_PAIRS} such pairs"
+        return []
+    if _tells_unseen(case):
         return []
     # Once it is trained, a model knows pairs by heart, and what it sees of them says nothing of a rule.
     also = "" if case.is_trained else _not_in_states(case)

@@ -27,10 +27,11 @@ LEVEL = 0.05
 def comparison_context(comparison: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the template shows, all of it text, of what `comparison.compare` returns."""
     first, second = (one_line(name, 60) for name in comparison["names"])
+    counts = [(len(comparison.get(side) or []), name) for side, name in (("only_a", first), ("only_b", second))]
     alone = [
-        f"{number(len(comparison.get(side) or []))} rows are only in {name} and left out."
-        for side, name in (("only_a", first), ("only_b", second))
-        if comparison.get(side)
+        f"{number(count)} {'row is' if count == 1 else 'rows are'} only in {name} and left out."
+        for count, name in counts
+        if count
     ]
     return {
         "title": one_line(f"plaudit comparison: {first} and {second}", 160),

@@ -117,7 +117,7 @@ def opening(name: str, entry: Mapping[str, Any]) -> str:
     kind, how_sure = str(entry.get("kind")), f"95{TIGHT}% interval {interval(figure.get('interval'))}"
     official, count = percent(figure["official"]), number(figure.get("n"))
     if kind in MEANINGS:
-        text = f"In {official} of the {count} {rows} of {name} {MEANINGS[kind]} ({how_sure})."
+        text = f"On {name}, {MEANINGS[kind]} in {official} of {count} {rows} ({how_sure})."
     else:
         what = f": {MEANS[kind]}" if kind in MEANS else ""
         text = f"It reaches {official} on {name}{what} ({count} {rows}, {how_sure})."
@@ -165,7 +165,10 @@ def certainty(entry: Mapping[str, Any]) -> str:
         f"about {points(half)} higher or lower."
     )
     rule = length_rule(entry)
-    rivals = [(chance_of(entry), "blind choice"), *([(rule.value, f"the {rule.word} answer")] if rule else [])]
+    rivals = [
+        (chance_of(entry), "blind choice"),
+        *([(rule.value, f"always choosing the {rule.word} answer")] if rule else []),
+    ]
     within = [what for value, what in rivals if value is not None and ends[0] <= value <= ends[1]]
     below = [what for value, what in rivals if value is not None and ends[1] < value]
     if below:
@@ -188,7 +191,26 @@ def failings(entry: Mapping[str, Any]) -> list[Point]:
     ]
     if not found and not any(entry.get(part) for part in ("subsets", "calibration", "lengths")):
         return [Point("Not looked at", "subsets, lengths and confidence; plaudit evaluate measures them.", False)]
-    return found or [Point("No fault found", "no subset, length, confidence or count stands out.", False)]
+    found = found or [Point("No fault found", "no subset, length, confidence or count stands out.", False)]
+    return found if any(point.is_fault for point in found) else [*_mistaken(entry), *found]
+
+
+def _mistaken(entry: Mapping[str, Any]) -> list[Point]:
+    """How many rows are wrong, for a model of which there is no more to say; nothing where the figure is no share of rows."""
+    figure, kind = figure_of(entry), str(entry.get("kind"))
+    if kind not in MEANINGS or not is_number(figure.get("official")) or not is_number(figure.get("n")):
+        return []
+    count = round((1 - figure["official"]) * figure["n"])
+    if not count:
+        return [Point("Nowhere", f"all {number(figure['n'])} {ROWS_ARE[kind]} are right.", False)]
+    below = "; the worst of them stand below" if entry.get("worst") else ""
+    return [
+        Point(
+            "Nowhere in particular",
+            f"{number(count)} of {number(figure['n'])} {ROWS_ARE[kind]} are wrong{below}.",
+            False,
+        )
+    ]
 
 
 def _missing(entry: Mapping[str, Any]) -> list[Point]:
@@ -229,19 +251,24 @@ def _length(entry: Mapping[str, Any]) -> list[Point]:
     often = _baseline(entry, "chooses_longer")
     habit = "" if often is None else f" It chooses the longer answer in {percent(often)} of the cases."
     text = f"right in {percent(longer)} where the right answer is the longer one, in {percent(shorter)} where it is shorter."
-    rows, share = figure_of(entry).get("n") or 0, _baseline(entry, "correct_is_longer")
-    if abs(longer - shorter) < LENGTH_GAP or _is_noise(longer, shorter, rows, share):
+    if abs(longer - shorter) < LENGTH_GAP:
         return [Point("No length bias to speak of", text + habit, False)]
+    rows, share = figure_of(entry).get("n") or 0, _baseline(entry, "correct_is_longer")
+    share = 0.5 if share is None else share
+    other = _baseline(entry, "correct_is_shorter")
+    if _is_noise((longer, rows * share), (shorter, rows * (1 - share if other is None else other))):
+        return [Point("Length", f"{text}{habit} There are too few rows to call that a fault.", False)]
     side = "long" if longer > shorter else "short"
     return [Point(f"Leans to {side} answers", text + habit)]
 
 
-def _is_noise(first: float, second: float, rows: int, share: float | None) -> bool:
-    """Whether two accuracies, over `share` of the rows and over the others, may be apart by chance: less than two standard
-    errors."""
-    share = 0.5 if share is None else min(0.99, max(0.01, share))
-    errors = first * (1 - first) / (share * rows) + second * (1 - second) / ((1 - share) * rows) if rows else math.inf
-    return abs(first - second) < 2 * math.sqrt(errors)
+def _is_noise(*groups: tuple[float, float]) -> bool:
+    """Whether the shares of two groups of rows, each with its number of rows, may be apart by chance: less than two standard
+    errors. One right and one wrong row are added to each group, so that the share of a few rows, 0 or 1, is none that is
+    sure. Source: Agresti and Caffo (2000), The American Statistician 54."""
+    shares = [((share * rows + 1) / (rows + 2), rows + 2) for share, rows in groups]
+    error = math.sqrt(sum(share * (1 - share) / rows for share, rows in shares))
+    return abs(shares[0][0] - shares[1][0]) < 2 * error
 
 
 def _calibration(entry: Mapping[str, Any]) -> list[Point]:
