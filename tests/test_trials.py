@@ -147,6 +147,7 @@ def test_few_pairs_say_nothing_of_their_labels(case, monkeypatch):
 )
 def test_too_few_pairs_to_tell_random_labels_are_said_to_be_too_few(case, monkeypatch, signal, is_said):
     monkeypatch.setattr(checks, "label_signal", lambda *_: signal)
+    case.sample *= 4
     evidence = []
     assert trials.check_labels(case, evidence) == []
     assert ("whether they are random cannot be told from fewer than 400 such pairs" in evidence[-1]) is is_said
