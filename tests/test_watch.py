@@ -21,7 +21,7 @@ LN2 = math.log(2)
 
 
 def make(folder, rows=None, model=None, **values):
-    own = ("data_collator", "callbacks")
+    own = ("data_collator", "callbacks", "eval_dataset")
     arguments = {name: values.pop(name) for name in own if name in values}
     tokenizer = make_tokenizer()
     model = model or quiet_model()
@@ -272,3 +272,22 @@ def test_long_lists_of_rows_are_cut():
 def test_a_run_is_idle_where_no_rate_is_above_0(groups, is_idle):
     optimizer = SimpleNamespace(param_groups=groups)
     assert watch._is_idle(SimpleNamespace(optimizer=optimizer)) is is_idle
+
+
+@pytest.mark.parametrize("in_training", [True, False])
+def test_rows_of_an_evaluation_whose_loss_is_not_finite_are_named_by_the_users_numbers(tmp_path, caplog, in_training):
+    rows = text_pairs(12, seed=3)
+    # A row that is dropped moves all that follow.
+    rows[1]["rejected"] = rows[1]["chosen"]
+    trainer = make(tmp_path, max_steps=20, eval_strategy="steps", eval_steps=10, eval_dataset=Dataset.from_list(rows))
+    prepared = trainer.eval_dataset
+    broken = prepared.map(lambda _, i: {"margin": math.nan if i in (4, 7) else 0.0}, with_indices=True)
+    setattr(broken, ORIGINS, getattr(prepared, ORIGINS))
+    trainer.eval_dataset = broken
+    says = "the loss of 2 of 11 pairs is not finite, eval rows 5, 8"
+    if in_training:
+        with pytest.raises(FloatingPointError, match=f"^eval_loss is nan at step 10: {says}; training stops"):
+            trainer.train()
+        return
+    assert math.isnan(trainer.evaluate()["eval_loss"])
+    assert f"eval: {says}" in [record.getMessage() for record in caplog.records]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -14,8 +15,9 @@ from plaudit import sharding
 from plaudit.benchmark_sets import BenchmarkSets
 from plaudit.config import RewardConfig
 from plaudit.metrics import pair_metrics, require_finite
-from plaudit.prepare import StreamCounts
+from plaudit.prepare import ORIGINS, StreamCounts, rows_named
 from plaudit.rewards import rewards
+from plaudit.say import say
 from plaudit.scored import PADDING, ScoredPairs
 
 
@@ -112,7 +114,10 @@ class PairEvaluator(Trainer):
         """Overridden because Trainer's means of batch means count repeats and weigh short batches like full ones."""
         whole = self._score(dataloader, metric_key_prefix, self.compute_metrics, ignore_keys)
         metrics = whole.pop("metrics", {})
-        self.newest_rewards[metric_key_prefix] = (dataloader.dataset.dataset, whole["rewards"])
+        # A loader of the user's own may read from anything.
+        dataset = getattr(dataloader.dataset, "dataset", None)
+        self.newest_rewards[metric_key_prefix] = (dataset, whole["rewards"])
+        self._judge_losses(whole["losses"], dataset, metric_key_prefix)
         prediction = self._prediction(whole)
         if self.compute_metrics is not None and not self.args.batch_eval_metrics:
             metrics = self.compute_metrics(prediction)
@@ -131,6 +136,18 @@ class PairEvaluator(Trainer):
             metrics=named,
             num_samples=len(whole["rewards"]),
         )
+
+    def _judge_losses(self, losses: np.ndarray, dataset: Any, name: str) -> None:
+        """Raise FloatingPointError in a training, and say otherwise, which rows' losses are not finite, in the data's order."""
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if not len(bad) or self.args.logging_nan_inf_filter:
+            return
+        origins = getattr(dataset, ORIGINS, None)
+        rows = bad if origins is None else np.asarray(origins.rows)[bad]
+        where = f"the loss of {len(bad):,} of {len(losses):,} pairs is not finite, {name} {rows_named(rows.tolist())}"
+        if self.is_in_train:
+            require_finite({f"{name}_loss": float("nan")}, self.state.global_step, where)
+        say(f"{name}: {where}")
 
     def _score(
         self, dataloader: DataLoader, name: str, compute_metrics: Any = None, ignore_keys: list[str] | None = None

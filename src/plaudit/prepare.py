@@ -50,6 +50,16 @@ class Rules:
     pad_token_id: int | None
 
 
+# Rows that a message names.
+NAMED_ROWS = 20
+
+
+def rows_named(rows: Sequence[int]) -> str:
+    """Return row numbers as a message lists them, the first twenty and how many more there are."""
+    more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
+    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:NAMED_ROWS]))}{more}"
+
+
 class EncodePairs:
     """The function of the one batched pass: columns of raw rows in, columns of token ids out.
 

@@ -15,13 +15,10 @@ from plaudit import checks, doctor, metrics, setup
 from plaudit.case import Case, untouched
 from plaudit.collate import Padded, PairCollator
 from plaudit.doctor import NEAR, WINDOW, is_a_coins
-from plaudit.prepare import ORIGINS
+from plaudit.prepare import ORIGINS, rows_named
 from plaudit.say import say
 
 logger = logging.getLogger("plaudit")
-
-# Rows that an error names.
-NAMED_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -142,19 +139,20 @@ def where_broken(broken: Broken | None, last_rows: Sequence[int], named: Callabl
     if broken is None and not last_rows:
         return ""
     if broken is None:
-        return f"every loss is finite, in the last step those of the train rows {_listed(last_rows, named)}"
-    rows = f"train row{'s' * (len(broken.rows) > 1)} {_listed(broken.rows, named)}"
+        return f"every loss is finite, in the last step those of the train {_listed(last_rows, named)}"
+    rows = f"train {_listed(broken.rows, named)}"
     first = (
         f"the first loss that is not finite is in step {broken.step}, in {len(broken.rows)} of its {broken.num_rows}"
     )
     if len(broken.rows) < broken.num_rows or not broken.before:
         return f"{first} pairs, {rows}"
-    return f"{first} pairs ({rows}), so the weights broke in the step before, of the train rows {_listed(broken.before, named)}"
+    return (
+        f"{first} pairs ({rows}), so the weights broke in the step before, of the train {_listed(broken.before, named)}"
+    )
 
 
 def _listed(rows: Sequence[int], named: Callable[[int], int]) -> str:
-    shown = ", ".join(str(named(row)) for row in rows[:NAMED_ROWS])
-    return shown + (f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else "")
+    return rows_named([named(row) for row in rows])
 
 
 def case_of(trainer: Any) -> Case:
