@@ -119,3 +119,11 @@ def test_subsets_of_the_rows_have_figures_of_their_own(model_path, tmp_path):
     rows = [row | {"subset": "ab"[number % 2]} for number, row in enumerate(conversations(6, seed=5))]
     _, _, results, *_ = evaluated(model_path, tmp_path, rows)
     assert {name: part["n"] for name, part in results["eval"]["subsets"].items()} == {"a": 3, "b": 3}
+
+
+def test_an_evaluation_from_a_loader_of_the_users_own_is_left_out(model_path, tmp_path):
+    trainer = make(model_path, tmp_path, conversations(4), conversations(5, seed=1))
+    trainer.evaluate()
+    # What it read from is not known.
+    trainer.newest_rewards["test"] = (None, np.zeros((3, 2)))
+    assert list(write_training_results(trainer, tmp_path, with_report=False)) == ["eval"]

@@ -30,7 +30,7 @@ def write_training_results(
     sets, rows = [], {}
     tokenizer = setup.tokenizer_of(trainer.processing_class)
     for prefix, (prepared, rewards) in trainer.newest_rewards.items():
-        if prepared is not _own_set(trainer, prefix):
+        if prepared is None or prepared is not _own_set(trainer, prefix):
             continue  # a prediction, or an evaluation of other data
         called = prefix.removeprefix("eval_") if prefix != "eval" else name
         one, lengths = _as_benchmark(called, trainer.raw_eval_sets[prefix], prepared, tokenizer)
