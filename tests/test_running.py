@@ -4,18 +4,9 @@ import math
 
 import pytest
 import torch
+from test_metrics import BY_HAND, CHOSEN, REJECTED
 
 from plaudit.running import RunningMetrics
-
-CHOSEN, REJECTED = [2.0, 1.0, -1.0, 0.5], [1.0, 1.0, 3.0, -0.5]
-BY_HAND = {
-    "min_reward": -1.0,
-    "mean_reward": 7 / 8,
-    "max_reward": 3.0,
-    "accuracy": 0.5,
-    "ties": 0.25,
-    "margin": (1 + 0 - 4 + 1) / 4,
-}
 
 
 def alone(row):
