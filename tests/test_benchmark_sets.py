@@ -104,6 +104,16 @@ def test_longer_sequences_lose_their_beginning_and_are_counted(tokenizer, tmp_pa
     assert max(len(ids) for side in ("chosen_ids", "rejected_ids") for ids in sets.dataset[side]) == 24
 
 
+def test_answers_that_a_cut_has_made_equal_have_one_reward_and_are_marked(tokenizer, tmp_path):
+    words = " one two three four five six seven eight nine ten" * 4
+    long = {"prompt": "q", "chosen": "yes" + words, "rejected": "no" + words}
+    made.write(tmp_path / "cut.jsonl", [long, {"prompt": "short", "chosen": "a", "rejected": "b"}])
+    sets = BenchmarkSets([str(tmp_path / "cut.jsonl")], tokenizer, Rules(20, None, None), {}, True)
+    (rows,) = sets.rows(np.arange(4.0).reshape(2, 2)).values()
+    assert len(set(rows[0].rewards)) == 1
+    assert [row.extra.get("identical_when_cut") for row in rows] == [True, None]
+
+
 def test_benchmarks_alone_are_an_evaluation_and_choose_the_best_checkpoint(model_path, tmp_path, files):
     trainer = make(
         model_path,

@@ -50,6 +50,16 @@ def rewards_by_hand(trainer, rows):
     return np.array(out).reshape(-1, 2)
 
 
+def test_the_data_are_looked_through_once_however_often_a_trainer_trains(model_path, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("plaudit.audit.say_summary", lambda *data: asked.append(data))
+    trainer = make(model_path, tmp_path, eval_rows=text_pairs(4), max_steps=1)
+    trainer.train()
+    trainer.train()
+    ((train, test, max_length),) = asked
+    assert (len(train), len(test), max_length) == (12, 4, 1024)
+
+
 def test_training_logs_every_metric_and_changes_every_parameter(model_path, tmp_path):
     trainer = make(model_path, tmp_path, max_steps=4, logging_steps=2)
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}

@@ -96,6 +96,7 @@ def test_token_ids_are_decoded_where_there_is_a_tokenizer(model_path, tmp_path, 
     *_, scored, mistakes = evaluated(model_path, tmp_path, ids, ids)
     assert len(scored) == 5
     assert scored[0]["tokens"] == [len(ids[0]["chosen_ids"]), len(ids[0]["rejected_ids"])]
+    assert mistakes
     assert all("good" in str(each["candidates"][0]["text"]) for each in mistakes)
 
 

@@ -74,7 +74,10 @@ class BenchmarkSets:
             rewards=[float(flat[self._scored[same]]) for same in self._same_as],
             tokens=self._lengths,
             truncated=self._truncated,
-            same_as={place: same for place, same in enumerate(self._same_as) if place != same},
+            # Texts that a cut has made equal; others may be the same tokens by themselves.
+            same_as={
+                place: same for place, same in enumerate(self._same_as) if place != same and self._truncated[place]
+            },
         )
         return {one.name: scored_rows(one, self._to_score.places[one.name], scores) for one in self.benchmarks}
 

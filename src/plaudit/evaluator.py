@@ -1,6 +1,6 @@
 """PairEvaluator: transformers' Trainer as far as it evaluates, with each pair once and in order on whatever processes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -37,14 +37,9 @@ class PairEvaluator(Trainer):
     newest_rewards: dict[str, tuple[Any, Any]]
     benchmark_sets: BenchmarkSets | None
     _dropped: StreamCounts
-
-    def _prepare(self, dataset: Any, split: str, drop: bool = True) -> Any:
-        """Return raw pairs as token ids."""
-        raise NotImplementedError
-
-    def _pair_losses(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None) -> Tensor:
-        """Return the loss of each pair, shape (num_pairs,)."""
-        raise NotImplementedError
+    # From raw pairs to token ids; from rewards and margins to the loss of each pair.
+    _prepare: Callable[..., Any]
+    _pair_losses: Callable[..., Tensor]
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -52,7 +52,7 @@ def parse_fields(kind: Any, verb: str, usage: str, description: str, arguments: 
     """Return those fields of a verb's dataclass that were given as flags, each in its field's type.
 
     A field's metadata: `help`, and what argparse's add_argument takes; `flag`, the flag where it is not the field's name;
-    `also`, a second flag; `positional`, true for an argument without a flag. A field that is a bool is a flag without a
+    `also`, a second flag; `positional`, true for an argument without a flag, which has to be given. A field that is a bool is a flag without a
     value. UsageError for flags that cannot be understood, and for a field without a default that was not given.
     """
     parser = LineParser(
@@ -72,15 +72,14 @@ def parse_fields(kind: Any, verb: str, usage: str, description: str, arguments: 
         if each.default not in (MISSING, None) and not isinstance(each.default, bool):
             words["help"] += f" (default: {each.default})"
         if each.metadata.get("positional"):
-            words.setdefault("nargs", "?" if each.default is not MISSING else None)
             parser.add_argument(each.name, **words)
         else:
             flags = [each.metadata.get("flag", f"--{each.name}"), *filter(None, [each.metadata.get("also")])]
             parser.add_argument(*flags, dest=each.name, **words)
     given = parsed(parser, [_as_argparse_takes(word, _flags(parser._actions)) for word in arguments])
     for each in fields(kind):
-        if each.default is MISSING and each.default_factory is MISSING and each.name not in given:
-            raise UsageError(f"{'' if each.metadata.get('positional') else '--'}{each.name} is required")
+        if each.default is MISSING and each.name not in given:
+            raise UsageError(f"--{each.name} is required")
     return given
 
 

@@ -100,8 +100,7 @@ class RewardTrainer(PairEvaluator):
         self.args = setup.fit_to_model(self.args, model)
         model = self._adapt(model)
         self._prepare_all(model, train_dataset, eval_dataset)
-        # By prefix: an evaluation set as it was given; what was evaluated last, and its rewards, shape (num_pairs, 2).
-        self.newest_rewards: dict[str, tuple[Any, Any]] = {}
+        self.newest_rewards = {}
         self._running, self._watch = RunningMetrics(), watch.Watch()
         self._kept_loss: dict | None = None
         self._proof: Proof | None = None
@@ -273,8 +272,10 @@ class RewardTrainer(PairEvaluator):
         if self.model is not None:
             setup.require_trainable(self.model)
             sharding.reshard(self.model)
-        if self.is_world_process_zero():
+        if self._raw_train is not None and self.is_world_process_zero():
             audit.say_summary(self._raw_train, next(iter(self.raw_eval_sets.values()), None), self.args.max_length)
+        # A search trains many times on the same data, which are looked through once.
+        self._raw_train = None
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._dropped.say()
         return output
