@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train-example check format test bench clean
+.PHONY: help setup demo train-example check format test fuzz bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-22s%s\n' "$$name" "$$what"; done
@@ -18,6 +18,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[deepspeed]" >$(VENV)/deepspeed.log 2>&1 \
+		|| echo "DeepSpeed could not be installed ($(VENV)/deepspeed.log says why): its tests will skip"
 	@touch $@
 
 demo: $(READY) ## train, save, reload and score a tiny reward model on real text; leaves runs/demo
@@ -39,6 +41,11 @@ format: $(READY) ## put the code into the house format
 # The models of the tests are tiny: more than one thread a worker makes them slower.
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4
+
+# Seeds are drawn anew each time and printed; FUZZ="--cases 2000 --target pairs --seed 7" runs other cases.
+fuzz: $(READY) ## feed 100,000 broken records, templates, options and files, and see each refused in our words
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]" || echo "atheris does not install here: hypothesis alone makes the cases"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py $(FUZZ)
 
 bench: $(READY) ## measure start-up, memory of preparation, and the demo
 	$(BIN)/python benchmarks/startup.py

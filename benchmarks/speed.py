@@ -20,15 +20,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from plaudit.shapes import CONFIGS
+
 SHAPES = {
     "qwen3-1m": {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
                  "num_key_value_heads": 4, "head_dim": 32, "vocab_size": 16_000},
     "qwen3-30m": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
                   "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 16_000},
-    "qwen3-0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
-                   "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936},
-    "qwen3-4b": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
-                 "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936},
+    **{name: {key: value for key, value in CONFIGS[name].items() if key != "model_type"}
+       for name in ("qwen3-0.6b", "qwen3-4b")},
 }  # fmt: skip
 GENERATED = "generated"
 # The two real sets lie beside the project where they are at hand at all; anything else is a path.

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -39,6 +40,22 @@ def launch(num_processes: int, model_path: str, folder: Path) -> list[dict]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(num_processes)]
 
 
+def once(tmp_path_factory, name: str, make):
+    """Return what make(folder) gives, made by the first of the test workers that asks, for processes are dear to start."""
+    from filelock import FileLock
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, file = shared / name, shared / f"{name}.json"
+    with FileLock(shared / f"{name}.lock"):
+        if not file.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            file.write_text(json.dumps(make(folder)))
+        return json.loads(file.read_text())
+
+
 def config(folder, **values):
     from plaudit import RewardConfig
 
@@ -55,6 +72,27 @@ def config(folder, **values):
         "gradient_checkpointing": False,
     }
     return RewardConfig(**{**defaults, **values})
+
+
+def lone_rewards(model_path, rows, **loading):
+    """Rewards of each side in a batch of one, from nothing but transformers."""
+    import numpy as np
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(model_path, **loading).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    rewards = []
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            if isinstance(row["prompt"], str):
+                ids = tokenizer(row["prompt"] + row[side])["input_ids"] + [tokenizer.eos_token_id]
+            else:
+                text = tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False)
+                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                rewards.append(model(input_ids=torch.tensor([ids])).logits[0, 0].item())
+    return np.array(rewards).reshape(-1, 2)
 
 
 def evaluations(model_path: str, folder: Path) -> dict:
@@ -152,6 +190,18 @@ def fsdp_on_a_cpu():
         os.environ.pop("ACCELERATE_USE_FSDP", None)
 
 
+def whole_parameters(model):
+    """The names and values of all parameters, whole under whichever engine; every process must ask."""
+    from plaudit.partitioned import gathered
+
+    whole = []
+    for name, each in model.named_parameters():
+        with gathered([each]):
+            value = getattr(each, "full_tensor", lambda each=each: each)()
+            whole.append((name, value.detach().clone()))
+    return whole
+
+
 def uneven_pairs(count: int) -> list[dict]:
     """Text pairs of which every third has a prompt five times as long."""
     return [
@@ -179,6 +229,7 @@ def layout_run(
     from transformers import TrainerCallback
 
     from plaudit import RewardTrainer
+    from plaudit.partitioned import whole_shape
 
     held = {"pairs": [], "tokens": [], "computed": [], "types": [], "share": []}
 
@@ -187,7 +238,7 @@ def layout_run(
             parameters = list(model.parameters())
             held["types"].append(sorted({type(each).__name__ for each in parameters}))
             here = sum(getattr(each, "_local_tensor", each).numel() for each in parameters)
-            held["share"].append(here / sum(each.numel() for each in parameters))
+            held["share"].append(here / sum(whole_shape(each).numel() for each in parameters))
             held["wrapped"] = any("CheckpointWrapper" in type(each).__name__ for each in model.modules())
 
     if values.get("fsdp"):
@@ -215,7 +266,7 @@ def layout_run(
     trainer._prepare_inputs = noted
     held["first_loss"] = trainer.evaluate(rows)["eval_loss"] if evaluate_first else None
     trainer.train()
-    whole = [getattr(each, "full_tensor", lambda each=each: each)().detach() for each in trainer.model.parameters()]
+    whole = [each for name, each in whole_parameters(trainer.model)]
     metrics = trainer.evaluate(rows)
     predictions = trainer.predict(rows).predictions.tolist()
     trainer.save_model()

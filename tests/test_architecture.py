@@ -13,12 +13,13 @@ import plaudit
 SOURCE = Path(plaudit.__file__).parent
 # Reading order: a file imports only from files above it.
 ORDER = """
-say compat config converters records formats loading options tree losses metrics running calibration
+redaction say hub caches memory faults values inside compat config converters records formats loading config_file options tree losses metrics running checkpoints preemption calibration
 resampling suites score_rows outcomes best_of ties strata behaviour agreement sheet composites figures readable comparison
-attention plots wording gallery versus listing audit_page page report results card tokens schemas benchmarks columns
-tables sides measures census overlap token_sample audit_text conditions audit prepare collate batches rewards probe
+attention plots wording gallery versus listing audit_page page report results card trust patience tokens schemas benchmarks columns
+tables sides measures census overlap token_sample audit_text conditions audit prepare collate batches partitioned rewards probe
 adapters model proof diagnosis scorable rendering inference scoring sequences evaluation checks case read_outs
-trials doctor scored sharding setup facts benchmark_sets evaluator watch trainer training_results run checkup blocks job
+trials doctor scored sharding setup facts benchmark_sets shortage evaluator kept attempts saving resumable watch trainer training_results run checkup
+machines shapes workload footprint duration blueprint slices plan_text plan blocks job
 bulk merging demo cli __main__ __init__
 """.split()
 

@@ -258,3 +258,21 @@ def test_chunks_are_all_of_the_items():
     assert list(batches._chunks(range(5), 2, False)) == [[0, 1], [2, 3], [4]]
     assert list(batches._chunks(range(5), 2, True)) == [[0, 1], [2, 3]]
     assert list(batches._chunks([], 2, False)) == []
+
+
+def test_a_packed_batch_comes_out_as_it_went_in_and_can_be_written_to():
+    numbers = torch.arange(6.0).reshape(2, 3)
+    batch = {
+        "ids": numbers.long(),
+        "turned": numbers.T,
+        "half": numbers.bfloat16(),
+        "mask": numbers > 2,
+        "counts": {"dropped": 3},
+    }
+    found = batches.Packed(batch).to("cpu")
+    assert found.pop("counts") == batch.pop("counts")
+    for name, value in batch.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
+        found[name].zero_()
+    assert numbers.sum() == 15, "the batch that went in is another"

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -774,3 +775,94 @@ def test_a_damaged_manifest_is_an_error_that_names_it(model_path, tmp_path, text
     (tmp_path / "out.jsonl.manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"out\.jsonl\.manifest\.json is damaged .*; give --overwrite to begin anew"):
         score_data(model_path, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+
+
+# Files that a job left, broken.
+
+
+def places_of(folder):
+    from plaudit.job import Job, Places
+
+    made = Places(Job("m", "d.jsonl", str(folder / "out.jsonl")))
+    made.state.mkdir(parents=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[" * 100_000, "is damaged"),
+        ("9" * 5_000, "is damaged"),
+        ("[]", "it holds no object"),
+        ("{}", "'parts' is missing or of another type"),
+        ('{"parts": "1"}', "'parts' is missing or of another type"),
+    ],
+)
+def test_a_manifest_of_other_things_is_an_error_that_names_it(tmp_path, content, said):
+    from plaudit import bulk
+
+    places = places_of(tmp_path)
+    places.manifest.write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(places.manifest))) as error:
+        bulk._completed(places.job, places, {})
+    assert said in str(error.value)
+    assert "give --overwrite to begin anew" in str(error.value)
+
+
+@pytest.mark.parametrize("counts", [{"rows": 3}, {"rows": "3"}, {}])
+def test_damaged_counts_of_a_part_are_an_error_that_names_them(tmp_path, counts):
+    from plaudit import bulk
+
+    places = places_of(tmp_path)
+    places.counts(0).write_text(json.dumps(counts))
+    with pytest.raises(ValueError, match="part-00000000.json is damaged .it does not hold a part's counts"):
+        bulk._summed(places, [0])
+
+
+def test_a_job_file_whose_job_is_no_object_is_damaged(tmp_path):
+    from plaudit.job import require_same
+
+    file = tmp_path / "job.json"
+    file.write_text('{"job": 3}')
+    with pytest.raises(ValueError, match="job.json is damaged .'job' is no object"):
+        require_same(file, True, {"data": "d"})
+
+
+def test_a_line_of_too_many_levels_is_named(tmp_path):
+    from plaudit.blocks import read_blocks
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "a"}\n' + '{"a": ' * 50_000 + "\n")
+    (block,) = read_blocks(str(file), None, None, 10)
+    with pytest.raises(ValueError, match="rows.jsonl' cannot be read: line 2 is JSON of too many levels"):
+        block.rows()
+
+
+def test_half_a_surrogate_pair_does_not_fit_parquet(tmp_path):
+    from plaudit.blocks import read_blocks
+
+    for line, said in (
+        ('{"text": "\\ud800"}', "column 'text'"),
+        ('{"\\ud800": "a"}', "a column's name in lines 1 to 1"),
+    ):
+        file = tmp_path / "rows.jsonl"
+        file.write_text(line)
+        (block,) = read_blocks(str(file), None, None, 10)
+        with pytest.raises(ValueError, match=f"{said}.*write a .jsonl file"):
+            block.table(block.rows())
+
+
+@pytest.mark.parametrize("keep", [10**400, float("nan"), True, "best"])
+def test_what_is_kept_is_top1_or_a_finite_number(keep):
+    from plaudit.job import Job
+
+    with pytest.raises(ValueError, match="keep (is|must be) "):
+        Job("m", "d.jsonl", "out.jsonl", keep=keep)
+
+
+@pytest.mark.parametrize("name", ["num_processes", "rows_per_part", "normalise", "shard"])
+def test_an_option_of_another_type_is_refused_by_its_name(name):
+    from plaudit.job import Job
+
+    with pytest.raises(ValueError, match=f"{name} must be "):
+        Job("m", "d.jsonl", "out.jsonl", **{name: [3]})

@@ -125,3 +125,10 @@ def test_a_margin_that_is_missing_is_named_as_one(model_path, tmp_path):
     (finding,) = check_up(given(model_path, tmp_path, rows)).findings
     assert finding.cause == "a margin is not a finite number"
     assert finding.evidence == "train row 4: 'margin' is missing"
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"log_history": 3}', '{"log_history": [3]}', "[" * 100_000, "{"])
+def test_a_state_that_holds_no_log_is_an_error_that_names_the_file(tmp_path, content):
+    (tmp_path / "trainer_state.json").write_text(content)
+    with pytest.raises(ValueError, match="trainer_state.json' holds no log of a training"):
+        read_history(tmp_path)

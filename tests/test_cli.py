@@ -80,7 +80,7 @@ def test_an_unknown_verb_names_the_nearest(capsys):
     code, _, err = run(capsys, "trian", "--config", "x.yaml")
     assert code == 2
     assert (
-        "unknown verb 'trian'; did you mean 'train'?; known: train, score, evaluate, compare, report, audit, doctor, verify, merge, demo"
+        "unknown verb 'trian'; did you mean 'train'?; known: train, score, evaluate, compare, report, audit, plan, doctor, verify, merge, demo"
         in err
     )
 
@@ -90,7 +90,7 @@ def test_an_unknown_flag_before_the_verb_names_the_nearest(capsys, flag, nearest
     code, _, err = run(capsys, flag)
     assert code == 2
     assert (
-        f"unknown flag '{flag}'; did you mean '{nearest}'?; known: train, score, evaluate, compare, report, audit, doctor, verify, merge, demo, --help, --version"
+        f"unknown flag '{flag}'; did you mean '{nearest}'?; known: train, score, evaluate, compare, report, audit, plan, doctor, verify, merge, demo, --help, --version"
         in err
     )
 

@@ -245,3 +245,14 @@ def test_the_page_of_older_names_has_a_row_for_every_one():
 def test_the_tables_load_neither_torch_nor_transformers():
     code = "import sys, plaudit.compat; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("value", ["0.1", [0.1], True, {}])
+def test_an_older_name_with_a_value_of_another_type_is_an_error_that_names_it(value):
+    with pytest.raises(TypeError, match="`warmup_ratio` must be a number, not "):
+        compat.translate_config({"warmup_ratio": value})
+
+
+def test_an_older_token_of_another_type_is_not_shown():
+    with pytest.raises(TypeError, match=re.escape("`push_to_hub_token` must be text, not '...'")):
+        compat.translate_config({"push_to_hub_token": b"secret"})

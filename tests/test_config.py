@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import json
 import pickle
+import time
 import warnings
 
 import numpy as np
@@ -548,3 +549,78 @@ def test_checkpointing_by_fsdp_is_seen_in_every_form_it_is_asked_for(tmp_path, m
 def test_an_fsdp_config_without_fsdp_changes_nothing(tmp_path):
     config = {"version": 2, "activation_checkpointing": True}
     assert RewardConfig(output_dir=str(tmp_path), fsdp_config=config).activation_checkpointing
+
+
+# Values of another type than the field's.
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("output_dir", 3, "output_dir must be text or None, not 3"),
+        ("run_name", ["a"], r"run_name must be text or None, not \['a'\]"),
+        ("save_total_limit", "3", "save_total_limit must be a whole number or None, not '3'"),
+        ("save_total_limit", 2.5, "save_total_limit must be a whole number or None, not 2.5"),
+        ("eval_strategy", "sometimes", "eval_strategy must be one of 'no', 'steps', 'epoch', not 'sometimes'"),
+        ("optim", "adam", "optim must be one of 'adamw_torch', "),
+        ("include_for_metrics", "inputs", "include_for_metrics must be a list, each text, not 'inputs'"),
+        ("eval_benchmarks", [3], r"eval_benchmarks must be a list, each text or None, not \[3\]"),
+        ("chat_template_path", b"x", "chat_template_path must be text or None, not b'x'"),
+        ("hub_token", 3, "hub_token must be text or None"),
+        ("learning_rate", 10**400, "learning_rate must be a finite number of at least 0, not 1000"),
+        ("max_length", 2.5, "max_length must be a whole number of at least 1, not 2.5"),
+        ("seed", np.array([1, 2]), "seed must be a whole number"),
+        ("warmup_ratio", "x", "`warmup_ratio` must be a number, not 'x'"),
+        ("no_cuda", "yes", "`no_cuda` must be True or False, not 'yes'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_its_name(name, value, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        RewardConfig(**{name: value})
+
+
+def test_what_transformers_refuses_is_named_with_its_reason():
+    with pytest.raises(ValueError, match="these options are refused by transformers: debug .*not a valid DebugOption"):
+        RewardConfig(debug="everything", seed=3)
+
+
+def test_an_option_that_holds_itself_is_refused():
+    endless = {}
+    endless["a"] = endless
+    with pytest.raises(
+        ValueError, match="one of the options model_init_kwargs, seed is nested too deeply, or holds itself"
+    ):
+        RewardConfig(model_init_kwargs=endless, seed=3)
+
+
+def test_every_default_is_of_its_fields_type():
+    for made in (RewardConfig(), from_training_arguments(RewardConfig(output_dir="x"))):
+        config_module._check_types(made)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "nowhere.json", "{", "[" * 100_000, "."], ids=["empty", "missing", "broken", "deep", "folder"]
+)
+def test_an_fsdp_config_that_cannot_be_read_is_refused_by_its_name(value):
+    with pytest.raises(ValueError, match="fsdp_config must be a dict, JSON of one, or a JSON file, not "):
+        RewardConfig(fsdp_config=value)
+
+
+def test_an_fsdp_config_file_that_holds_no_dict_is_refused(tmp_path):
+    (tmp_path / "fsdp.json").write_text("[1]")
+    with pytest.raises(ValueError, match="fsdp_config must hold a dict, not a list"):
+        RewardConfig(fsdp_config=str(tmp_path / "fsdp.json"))
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False)])
+def test_a_flags_text_for_fsdp_is_a_switch(text, value, tmp_path):
+    assert bool(RewardConfig(str(tmp_path), fsdp=text, use_cpu=True).fsdp) == value
+
+
+def test_a_process_that_waits_for_the_others_says_where(monkeypatch, caplog):
+    for name, one in (("WORLD_SIZE", "2"), ("RANK", "1"), ("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "29500")):
+        monkeypatch.setenv(name, one)
+    monkeypatch.setattr(config_module, "SECONDS_TO_MEET", 0.01)
+    with config_module._waiting_said():
+        time.sleep(0.2)
+    assert "process 1 of 2 still waits for the others at 10.0.0.1:29500" in caplog.text

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plaudit.converters import CONVERTERS, Dropped, RowProblem, is_transcript, role_content, without_none
@@ -356,3 +357,61 @@ def test_dpo_en_demo_gives_300_pairs_of_which_80_have_a_system_message(tmp_path,
     made = formats.convert(real("dpo_en_demo.json"))
     assert len(made) == 300
     assert sum(pair["prompt"][0]["role"] == "system" for pair in made) == 80
+
+
+def converted(name, row, margins=True):
+    return list(CONVERTERS[name].pairs(row, margins))
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        (
+            "ratings",
+            {"responses": ["a", "b"], "scores": [1, 2]},
+            "there is no column 'prompt' or 'instruction' or 'question'",
+        ),
+        ("sharegpt", {"chosen": "a", "rejected": "b"}, "there is no column 'conversations'"),
+        ("transcript", {"chosen": "\n\nHuman: a\n\nAssistant: b"}, "there is no column 'rejected'"),
+        (
+            "helpsteer",
+            {"prompt": "q", "response_1": "a", "response_2": "b"},
+            "there is no column 'preference_strength'",
+        ),
+    ],
+)
+def test_a_row_without_a_column_that_the_format_needs_is_an_error(name, row, said):
+    with pytest.raises(RowProblem, match=said):
+        converted(name, row)
+
+
+@pytest.mark.parametrize("score", [10**400, float("inf"), True, "3"])
+def test_a_score_that_is_no_finite_number_is_an_error(score):
+    with pytest.raises(RowProblem, match="the score of answer 1 must be a finite number"):
+        converted("ratings", {"prompt": "q", "responses": ["a", "b"], "scores": [1, score]})
+
+
+def test_scores_too_far_apart_for_a_float_give_no_margin():
+    row = {"prompt": "q", "responses": ["a", "b"], "scores": [1.7e308, -1.7e308]}
+    with pytest.raises(RowProblem, match="are too far apart for a margin"):
+        converted("ratings", row)
+    assert len(converted("ratings", row, margins=False)) == 1
+
+
+@pytest.mark.parametrize("flag", [np.array([1, 0]), [1], None, 10**5000], ids=["array", "list", "none", "digits"])
+def test_a_winner_that_is_no_flag_is_an_error(flag):
+    row = {
+        "prompt": "q",
+        "response_a": "a",
+        "response_b": "b",
+        "winner_model_a": flag,
+        "winner_model_b": 0,
+        "winner_tie": 0,
+    }
+    with pytest.raises(RowProblem, match="exactly one winner must be 1 and the others 0, not winner_model_a="):
+        converted("arena", row)
+
+
+def test_a_function_call_whose_json_has_too_many_levels_stays_text():
+    message = {"from": "function_call", "value": "[" * 100_000}
+    assert role_content(message) == {"role": "assistant", "content": "[" * 100_000}

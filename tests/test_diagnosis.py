@@ -801,3 +801,10 @@ def test_a_checkpoint_without_a_proof_cannot_be_verified_by_the_command(model_pa
     assert code == 1
     assert not out
     assert f"plaudit verify: error: there is no {PROOF_FILE} that can be read, so there is nothing" in err
+
+
+def test_rewards_in_a_file_that_is_no_text_are_an_error_that_names_it(tmp_path):
+    file = tmp_path / "rewards.txt"
+    file.write_bytes(b"1.0\n\xff\n")
+    with pytest.raises(ValueError, match="rewards.txt' is not UTF-8 text .*give one reward a line"):
+        diagnosis.read_rewards(str(file))

@@ -307,3 +307,15 @@ def test_what_rows_could_have_been_meant_for_is_offered_once_for_all_splits(capl
     for split in ("train", "eval"):
         formats.recognise(list(rows[0]), rows[0], split)
     assert [record.message.split(":")[0] for record in caplog.records] == ["train"]
+
+
+def test_a_column_name_of_a_million_characters_is_told_without_comparing_it():
+    row = {"a" * 1_000_000: "x", "chosen_text": "y"}
+    with pytest.raises(ValueError, match="'chosen_text' looks like 'chosen'"):
+        formats.recognise(list(row), row, "train")
+
+
+def test_rows_recognised_by_their_answers_but_without_a_question_are_an_error_that_names_the_column():
+    rows = [{"responses": ["a", "b"], "scores": [1, 2]}]
+    with pytest.raises(ValueError, match="train row 0: there is no column 'prompt' or 'instruction' or 'question'"):
+        formats.convert(Dataset.from_list(rows))

@@ -6,7 +6,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from plaudit.loading import load_splits, load_train_and_test
+from plaudit.loading import line_problem, load_splits, load_train_and_test, named_in_errors
 from plaudit.records import ROW
 
 ROWS = [{"chosen": f"good {number}", "rejected": f"bad {number}"} for number in range(10)]
@@ -224,3 +224,47 @@ def test_holding_out_every_row_is_refused(jsonl):
 def test_holding_out_of_a_stream_is_refused_with_the_cure(jsonl):
     with pytest.raises(ValueError, match=r"leave out streaming \(--dataset_streaming\), or name a test split"):
         load_train_and_test(str(jsonl), test_split_size=2, streaming=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"a": ' * 50_000, "is JSON of too many levels"),
+        (b'{"a": ' + b"9" * 5_000 + b"}", "is not JSON that can be read"),
+        (b'{"a": "\xff"}', "is not UTF-8 (byte 0xff)"),
+        (b"[1]", "holds a list, but must hold an object"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said_in_words(line, said):
+    assert said in line_problem(line, "json")
+
+
+def test_a_stream_that_breaks_later_is_an_error_that_says_where(tmp_path):
+    from collections import Counter
+
+    from plaudit.prepare import kept_rows
+
+    file = tmp_path / "pairs.jsonl"
+    good = json.dumps({"chosen": "good " * 10_000}) + "\n"
+    # More than the readers take at a time, so that the first rows are there before the broken one.
+    file.write_bytes(good.encode() * 300 + b'{"chosen": "\xff\n')
+    rows = load_splits(str(file), streaming=True)["train"]
+    counts = Counter()
+    with pytest.raises(ValueError, match=r"the stream, after \d+ rows, cannot be read to its end: .*; mend the data"):
+        list(kept_rows(rows, counts))
+    assert 0 < counts["rows"] <= 300
+
+
+def test_our_own_errors_and_those_of_the_machine_are_left_as_they_are():
+    for error in (ValueError("train row 3: bad"), OSError("disk"), KeyError("x")):
+        with pytest.raises(type(error)) as raised, named_in_errors("here"):
+            raise error
+        assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    "error", [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), json.JSONDecodeError("no", "x", 0)]
+)
+def test_a_readers_error_is_named(error):
+    with pytest.raises(ValueError, match="here cannot be read to its end: .*; mend the data"), named_in_errors("here"):
+        raise error

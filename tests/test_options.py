@@ -179,3 +179,46 @@ def test_what_a_verb_cannot_understand_is_one_line(arguments, message):
     with pytest.raises(UsageError) as caught:
         given(*arguments)
     assert message in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    count: int = option("A number.", 3)
+    kind: str | None = option("A word.", choices=("a", "b"))
+    names: tuple[str, ...] | None = option("Words.", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"count": "3"}, "count must be a whole number, not '3'"),
+        ({"count": True}, "count must be a whole number, not True"),
+        ({"kind": 3}, "kind must be text or None, not 3"),
+        ({"kind": "c"}, "kind is 'c', but must be one of 'a', 'b'"),
+        ({"names": [1]}, r"names must be a list, each text or None, not \[1\]"),
+    ],
+)
+def test_a_field_of_another_type_or_none_of_its_choices_is_refused_by_name(given, said):
+    with pytest.raises(ValueError, match=said):
+        options.check_fields(Checked(**given))
+
+
+def test_fields_as_they_should_be_are_accepted():
+    options.check_fields(Checked(4, "a", ["x"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model_init_kwargs: {a: 2020-01-01}\n", "model_init_kwargs: 2020-01-01 is a date to YAML; write it in quotes"),
+        ("model_init_kwargs: {1: a}\n", "model_init_kwargs: the key 1 is no text; write it in quotes"),
+        ("model_init_kwargs: {a: {null: b}}\n", "model_init_kwargs: the key None is no text"),
+    ],
+)
+def test_what_json_does_not_have_is_refused_inside_an_option_that_is_a_dict(parser, tmp_path, text, said):
+    with pytest.raises(ValueError, match=said):
+        options._given(parser, ["--config", config_file(tmp_path, text)])
+
+
+def test_a_name_of_a_million_characters_is_compared_no_further_than_names_go():
+    assert options.did_you_mean("x" * 1_000_000, ["seed"]) == ""

@@ -8,8 +8,7 @@ import pytest
 import torch
 from conftest import conversations, text_pairs
 from datasets import Dataset
-from processes import DDP_RUNS, FSDP_RUNS, config, everything, launch, training, uneven_pairs
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from processes import DDP_RUNS, FSDP_RUNS, config, everything, launch, lone_rewards, once, training, uneven_pairs
 
 from plaudit import RewardModel, RewardTrainer
 
@@ -21,24 +20,7 @@ def alone(model_path, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def together(model_path, tmp_path_factory):
-    return launch(2, model_path, tmp_path_factory.mktemp("together"))
-
-
-def lone_rewards(model_path, rows):
-    """Rewards of each side in a batch of one, from nothing but transformers."""
-    model = AutoModelForSequenceClassification.from_pretrained(model_path).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    rewards = []
-    for row in rows:
-        for side in ("chosen", "rejected"):
-            if isinstance(row["prompt"], str):
-                ids = tokenizer(row["prompt"] + row[side])["input_ids"] + [tokenizer.eos_token_id]
-            else:
-                text = tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False)
-                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            with torch.no_grad():
-                rewards.append(model(input_ids=torch.tensor([ids])).logits[0, 0].item())
-    return np.array(rewards).reshape(-1, 2)
+    return once(tmp_path_factory, "two processes", lambda folder: launch(2, model_path, folder))
 
 
 @pytest.mark.parametrize("processes", ["alone", "together"])

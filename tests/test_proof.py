@@ -664,3 +664,40 @@ def test_drawn_ids_are_always_the_same_and_never_special(tiny_model, tokenizer):
     assert not {token for ids in found for token in ids} & set(tokenizer.all_special_ids)
     assert {len(ids) for ids in found} <= set(range(proof.DRAWN_TOKENS // 3, proof.DRAWN_TOKENS + 1))
     assert max(token for ids in found for token in ids) < tiny_model.config.vocab_size
+
+
+STUMBLED_OVER = {
+    "a golden text that is a number": (lambda values: values["golden"][0].update(text=3), "text or messages are none"),
+    "golden messages that are a text": (
+        lambda values: values["golden"][0].update(messages="x"),
+        "text or messages are none",
+    ),
+    "a golden message without content": (
+        lambda values: values["golden"][0].update(messages=[{"role": "user"}]),
+        "text or messages are none",
+    ),
+    "an end token that is a text": (
+        lambda values: values["rendering"].update(eos_token_id="x"),
+        "rendering.eos_token_id is 'x'",
+    ),
+    "versions that are a list": (lambda values: values.update(versions=[1]), "versions is no object"),
+    "half a surrogate pair": (lambda values: values["model"].update(head=["\ud800"]), "surrogates not allowed"),
+    "a figure that is infinite": (lambda values: values["data"].update(n=float("inf")), "not JSON compliant"),
+}
+
+
+@pytest.mark.parametrize("name", STUMBLED_OVER)
+def test_a_proof_that_a_replay_would_stumble_over_is_refused_by_what_is_wrong(name, case, tmp_path):
+    spoil, said = STUMBLED_OVER[name]
+    values = json.loads(case.text)
+    spoil(values)
+    (tmp_path / proof.PROOF_FILE).write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=said):
+        read_proof(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"format": ' + "9" * 5_000 + "}"])
+def test_a_proof_that_json_cannot_be_made_of_is_refused(content, tmp_path):
+    (tmp_path / proof.PROOF_FILE).write_text(content)
+    with pytest.raises(ValueError, match="reward_model.json cannot be used"):
+        read_proof(str(tmp_path))

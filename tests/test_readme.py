@@ -58,6 +58,7 @@ def test_the_command_lines_on_the_page_are_accepted(checkout, capfd):
         "compare": "A is five-epochs, B is cli",
         "audit": "None is empty, identical, repeated or contradictory",
         "doctor": "healthy: no fault was found",
+        "plan": "accelerate launch --config_file examples/distributed/fsdp2.yaml",
     }
     for verb, *arguments in lines:
         steps = ["--max_steps", "1"] if verb == "train" else []

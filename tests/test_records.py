@@ -354,3 +354,39 @@ def test_half_a_surrogate_pair_is_an_error_in_texts_and_messages():
 
 def test_a_margin_that_float32_cannot_hold_is_an_error():
     refused(TEXTS | {"margin": 1e39}, "'margin' must be a finite number, not float 1e+39")
+
+
+def test_a_margin_that_no_float_can_hold_is_an_error():
+    refused(TEXTS | {"margin": 10**400}, "'margin' must be a finite number, not int 1000000000")
+
+
+def nested(levels):
+    value = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_a_value_nested_too_deeply_is_an_error_that_names_the_row():
+    deep = [user("q"), assistant("a") | {"extra": nested(20_000)}]
+    refused({"chosen": deep, "rejected": TALKS["rejected"]}, "a value in the row is nested too deeply")
+
+
+def test_a_message_that_holds_itself_is_an_error_that_names_the_row():
+    endless = assistant("a")
+    endless["extra"] = endless
+    refused({"chosen": [user("q"), endless], "rejected": TALKS["rejected"]}, "is nested too deeply, or holds itself")
+
+
+def test_tools_whose_json_has_too_many_levels_are_an_error():
+    refused(TALKS | {"tools": "[" * 100_000}, "'tools' is JSON of too many levels: '[[[[")
+
+
+def test_tools_that_are_an_empty_array_are_an_error_of_their_column():
+    refused(TALKS | {"tools": np.array([])}, "'tools' must be a list of JSON schemas")
+
+
+def test_numbers_of_thousands_of_digits_are_refused_and_not_shown():
+    row = {"input_ids_chosen": [5, 6], "attention_mask_chosen": [1, 10**5000]}
+    row |= {"input_ids_rejected": [5], "attention_mask_rejected": [1]}
+    refused(row, "'attention_mask_chosen' holds a list that cannot be shown")

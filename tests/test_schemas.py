@@ -269,3 +269,35 @@ def test_lengths_of_the_real_transcripts_are_the_known_ones():
         1952,
         2036,
     ]
+
+
+def test_a_label_that_is_a_list_is_an_error_of_its_column():
+    row = {
+        "question": "q",
+        "response_A": "a",
+        "response_B": "b",
+        "label": ["A>B"],
+        "source": "mmlu-pro",
+        "pair_id": "1",
+    }
+    with pytest.raises(ValueError, match=r"here: 'label' must be 'A>B' or 'B>A', not list \['A>B'\]"):
+        read_row("judgebench", row, "here")
+
+
+def test_a_message_nested_too_deeply_is_an_error_that_names_the_row():
+    deep = "x"
+    for _ in range(20_000):
+        deep = [deep]
+    row = {"conversation_input": [{"role": "user", "content": "p", "more": deep}], "pair_uid": "u"}
+    row |= {"chosen": {"answer": "a"}, "reject": {"answer": "b"}}
+    with pytest.raises(ValueError, match="here: a value in the row is nested too deeply"):
+        read_row("rmb", row, "here")
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": 1}, [1], True, b"x", 10**5000], ids=["dict", "list", "flag", "bytes", "digits"]
+)
+def test_an_id_is_text_or_a_number(value):
+    row = {"conversation_input": "p", "chosen": {"answer": "a"}, "reject": {"answer": "b"}, "pair_uid": value}
+    with pytest.raises(ValueError, match="here: the row's id must be text or a number, not "):
+        read_row("rmb", row, "here")

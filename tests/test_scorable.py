@@ -509,3 +509,63 @@ def test_a_system_text_beside_a_conversation_is_an_error():
 def test_encoded_texts_given_whole_are_an_error_that_says_what_to_give():
     with pytest.raises(ValueError, match=r"input_ids holds the columns .*; give input_ids=encoded\['input_ids'\]"):
         of_ids({"input_ids": [[1]], "attention_mask": [[1]]})
+
+
+def deep(levels=20_000):
+    value = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_what_is_nested_too_deeply_is_an_error_that_names_its_place():
+    with pytest.raises(ValueError, match="row 0: a value in the row is nested too deeply"):
+        of_items([{"messages": deep()}], {}, True)
+    with pytest.raises(ValueError, match="data, first row: a value in the row is nested too deeply"):
+        row_kind({"messages": deep()})
+    with pytest.raises(ValueError, match="here, response 0: a value in the row is nested too deeply"):
+        of_answers("q", [deep()], "here", 0, {}, True)
+    with pytest.raises(ValueError, match="input_ids: a value in the row is nested too deeply"):
+        of_ids(deep())
+
+
+@pytest.mark.parametrize("ids", [{1, 2}, np.array(3), iter([1])], ids=["set", "scalar", "iterator"])
+def test_what_is_no_list_of_ids_is_an_error_that_says_what_it_is(ids):
+    with pytest.raises(TypeError, match="input_ids: expected lists of token ids, got"):
+        of_ids(ids)
+
+
+def test_a_mask_that_is_a_number_is_an_error():
+    with pytest.raises(ValueError, match=r"attention_mask has no rows \(int 1\) and input_ids 1"):
+        of_ids([[1, 2]], 1)
+
+
+def test_an_array_without_dimensions_is_nothing_to_score():
+    with pytest.raises(TypeError, match="expected texts or conversations to score, got ndarray"):
+        of_items(np.array(1), {}, True)
+
+
+def test_a_column_whose_name_is_no_text_is_an_error():
+    with pytest.raises(ValueError, match="data: a column's name must be text, not int 3"):
+        row_kind({3: "x"})
+
+
+def test_a_row_of_ids_that_is_a_number_is_named():
+    with pytest.raises(ValueError, match="row 1: 'input_ids' must be a list of integers, not int 3"):
+        of_ids([[1, 2], 3])
+
+
+@pytest.mark.parametrize(("prompts", "responses"), [(3, [["a"]]), (["q"], "a"), ({"q"}, [["a"]]), (["q"], np.array(1))])
+def test_several_prompts_and_their_answers_are_lists(prompts, responses):
+    with pytest.raises(TypeError, match="must be a list, one entry a prompt, not"):
+        of_prompts(prompts, responses, {}, True)
+
+
+def test_answers_that_are_an_array_without_dimensions_are_an_error():
+    with pytest.raises(ValueError, match="here: responses must be a list of answers, not ndarray"):
+        of_answers("q", np.array(1), "here", 0, {}, True)
+
+
+def test_columns_whose_names_cannot_be_sorted_are_shown_all_the_same():
+    with pytest.raises(ValueError, match="input_ids holds the columns .'1', 'None'."):
+        of_ids({1: 2, None: 3})

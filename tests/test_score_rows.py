@@ -169,3 +169,12 @@ def test_rows_built_in_python_are_checked_for_repeats_too():
 
 def test_a_known_word_passes():
     check_choice("weights", "a", ("a", "b"))
+
+
+def test_half_a_surrogate_pair_in_an_id_is_written_as_it_is_read(tmp_path):
+    file, again = tmp_path / "scores.jsonl", tmp_path / "again.jsonl"
+    file.write_text('{"id": "a\\ud800", "rewards": [1, 0], "labels": [1, 0]}\n')
+    rows = read_rows(file)
+    write_rows(again, rows)
+    assert read_rows(again) == rows
+    assert rows[0].id == "a\ud800"

@@ -175,3 +175,28 @@ def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch, tmp_
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ValueError, match=r"started 2 processes, but each would train alone: .*--use_cpu"):
         setup.check_processes(args)
+
+
+def test_deepspeed_on_a_cpu_that_was_asked_for_is_an_error(monkeypatch, tmp_path):
+    args = RewardConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(
+        ValueError, match=r"DeepSpeed was asked for, but use_cpu keeps accelerate from it; .*ddp_backend='gloo'"
+    ):
+        setup.check_processes(args)
+
+
+@pytest.mark.parametrize("by", ["option", "launcher"])
+def test_processes_that_deepspeed_would_leave_alone_are_an_error(by, monkeypatch, tmp_path):
+    args = RewardConfig(output_dir=str(tmp_path), report_to="none")
+    if by == "option":
+        args.deepspeed = "zero.json"
+    else:
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    setup.check_processes(args)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(
+        ValueError, match=r"DeepSpeed was asked for, but each process would train alone; .*accelerate launch"
+    ):
+        setup.check_processes(args)

@@ -99,3 +99,11 @@ def test_a_parquet_file_is_never_held_whole_however_large_its_row_groups_are(gro
         most, count = max(most, pool.bytes_allocated() - before), count + len(part)
     assert count == 40_000
     assert most < 15_000_000
+
+
+def test_a_fields_name_that_is_not_utf8_is_unreadable_also_inside_lists_and_structs(tmp_path):
+    for line in (b'{"\xed\xa0\x80": 1}', b'{"a": [{"b": {"\xed\xa0\x80": 1}}]}'):
+        file = tmp_path / "rows.jsonl"
+        file.write_bytes(line + b"\n")
+        with pytest.raises(Unreadable, match="codec can't decode"):
+            rows_of(FileRows(file).tables())

@@ -317,3 +317,60 @@ def test_a_tokenizer_with_a_way_of_its_own_is_asked_for_every_text():
     shouting = Shouting(tokenizer_object=plain.backend_tokenizer, eos_token=plain.eos_token)
     texts = ["the sky", "a cat", "a dog"]
     assert tokens.encode_texts(shouting, texts) == tokens.encode_texts(plain, [text.upper() for text in texts])
+
+
+# Templates that would not end.
+
+TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+
+
+def rendered_by(template):
+    return tokens.encode_conversations(make_tokenizer(template), [TALK], [None], [{}], lambda i: f"row {i}")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
+    ],
+)
+def test_a_template_that_computes_for_too_long_is_ended(template, monkeypatch):
+    monkeypatch.setattr(tokens, "TEMPLATE_SECONDS", 0.3)
+    with pytest.raises(
+        ValueError, match="row 0: the chat template computes for more than 0.3 seconds on this conversation"
+    ):
+        rendered_by(template)
+
+
+def test_a_template_with_too_long_a_range_is_refused_by_the_sandbox():
+    with pytest.raises(ValueError, match="row 0: the chat template refuses this conversation .*Range too big"):
+        rendered_by("{% for i in range(10**9) %}x{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ 9 ** (9 ** 9) }}", "a power in line 1"),
+        ("\n{{ messages|length ** 99999999 }}", "a power in line 2"),
+        ("{{ 2 ** messages|length }}", "a power in line 1"),
+        ("{{ 10**10**10**10 }}", "a power in line 1"),
+        ("{{ 'x' * 1000000000 }}", "a product in line 1 with a factor above 1,000,000"),
+        ("{{ 'x' * 10000 * 10000 }}", "a product in line 1"),
+        ("{% for m in messages %}{% generation %}{{ 9 ** 99 }}{% endgeneration %}{% endfor %}", "a power in line 1"),
+    ],
+)
+def test_a_sum_that_nothing_could_interrupt_is_not_begun(template, said):
+    with pytest.raises(ValueError, match=f"the chat template of '.*' computes {said}"):
+        rendered_by(template)
+
+
+def test_a_template_with_ordinary_sums_is_rendered():
+    template = "{{ 2 ** 3 }}{{ '-' * 10 }}{% for m in messages %}{{ loop.index * 2 }}{{ m.content }}{% endfor %}"
+    tokenizer = make_tokenizer(template)
+    assert tokenizer.decode(rendered_by(template)[0]) == "8----------2hi4hello"
+
+
+def test_a_template_that_writes_half_a_surrogate_pair_is_an_error():
+    with pytest.raises(ValueError, match="row 0: the chat template writes half of a surrogate pair"):
+        rendered_by("{{ '\\ud800' }}{{ messages[0].content }}")

@@ -536,7 +536,7 @@ def test_a_checkpoint_holds_card_tags_template_and_the_open_interval(model_path,
     assert {"reward-trainer", "plaudit"} <= set((folder / "README.md").read_text().split())
     assert (folder / "chat_template.jinja").exists()
     state = json.loads((folder / "trainer_state.json").read_text())
-    assert state["stateful_callbacks"]["plaudit"]["interval"]["sums"][0] == 8
+    assert state["stateful_callbacks"]["plaudit"]["processes"][0]["sums"][0] == 8
     reloaded = AutoModelForSequenceClassification.from_pretrained(folder)
     assert reloaded.num_labels == 1
 

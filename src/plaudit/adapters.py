@@ -20,14 +20,16 @@ from peft.utils import (
 )
 from peft.utils.other import AuxiliaryTrainingWrapper, _set_trainable
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.utils import cached_file
 
+from plaudit.partitioned import whole_shape
 from plaudit.rewards import HEAD_NAMES, classifier_of, head_names
 from plaudit.say import say
+from plaudit.trust import Refused, file_beside
 
 # What an adapter needs of its base and the base's own config may lack. Not config.json: beside an adapter, transformers
 # would take that file for a whole model's.
 BASE_FILE = "reward_base.json"
+BASE_VALUES = ("num_labels", "problem_type", "dtype", "pad_token_id", "eos_token_id", "vocab_size")
 
 
 class Loaded(NamedTuple):
@@ -182,19 +184,17 @@ def is_adapter(path: str, **hub: Any) -> bool:
     return file_beside(path, "adapter_config.json", **hub) is not None
 
 
-def file_beside(path: str, name: str, **hub: Any) -> str | None:
-    """Return where a file of a directory or a Hub id is on this machine, None where there is none."""
-    if os.path.isdir(path):
-        file = os.path.join(path, name)
-        return file if os.path.isfile(file) else None
-    return cached_file(
-        path,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-        **hub,
-    )
+def config_of(path: str, **hub: Any) -> PeftConfig:
+    """Return the configuration of the adapter at path. ValueError where it cannot be read or names no base."""
+    try:
+        config = PeftConfig.from_pretrained(path, **hub)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"adapter_config.json of '{path}' cannot be read ({error}); restore the file") from error
+    if not config.base_model_name_or_path:
+        raise ValueError(
+            f"the adapter '{path}' does not say which base it belongs to; load the base and pass a PeftModel"
+        )
+    return config
 
 
 def load(path: str, load_base: LoadBase, **hub: Any) -> Loaded:
@@ -203,16 +203,9 @@ def load(path: str, load_base: LoadBase, **hub: Any) -> Loaded:
     load_base: a function from the base's name and the config values recorded beside the adapter to the classifier under
     it. Raises ValueError where the base is missing.
     """
-    try:
-        config = PeftConfig.from_pretrained(path, **hub)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"adapter_config.json of '{path}' cannot be read ({error}); restore the file") from error
+    config = config_of(path, **hub)
     _refuse_what_moves_the_read_out(config)
-    name = config.base_model_name_or_path
-    if not name:
-        raise ValueError(
-            f"the adapter '{path}' does not say which base it belongs to; load the base and pass a PeftModel"
-        )
+    name = str(config.base_model_name_or_path)
     recorded = base_values(path, **hub)
     parent = os.path.dirname(path)
     if not recorded and os.path.isdir(path) and folder_of(parent) == path:
@@ -222,12 +215,14 @@ def load(path: str, load_base: LoadBase, **hub: Any) -> Loaded:
         recorded["revision"] = config.revision
     try:
         base, missing, unread = load_base(name, **recorded)
+    except Refused as error:
+        raise Refused(f"the base of the adapter '{path}': {error}") from error
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the base '{name}' of the adapter '{path}' cannot be loaded ({str(error).splitlines()[0]}); put it there, or "
             "correct base_model_name_or_path in adapter_config.json"
         ) from error
-    if vocabulary_size is not None and vocabulary_size > base.get_input_embeddings().weight.shape[0]:
+    if vocabulary_size is not None and vocabulary_size > whole_shape(base.get_input_embeddings().weight)[0]:
         base.resize_token_embeddings(vocabulary_size, mean_resizing=False)
     config.inference_mode = False
     try:
@@ -245,7 +240,8 @@ def load(path: str, load_base: LoadBase, **hub: Any) -> Loaded:
             model = _quietly(PeftModel.from_pretrained, base, path, is_trainable=True, config=config, **hub)
         else:
             model = _with_new_head(base, config, weights, "default")
-    except RuntimeError as error:
+    # Weights of other shapes, and a configuration that PEFT does not take, such as one that names a module to import.
+    except (RuntimeError, ValueError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"the adapter '{path}' does not fit its base '{name}' ({reason}); correct base_model_name_or_path or restore "
@@ -269,8 +265,19 @@ def base_values(path: str, **hub: Any) -> dict[str, Any]:
     file = file_beside(path, BASE_FILE, **hub)
     if file is None:
         return {}
-    with open(file, encoding="utf-8") as stream:
-        return json.load(stream)
+    try:
+        with open(file, encoding="utf-8") as stream:
+            values = json.load(stream)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{BASE_FILE} of '{path}' cannot be read ({error}); restore the file") from error
+    # They become keyword arguments of from_pretrained, some of which, such as trust_remote_code, run code.
+    foreign = sorted(set(values) - set(BASE_VALUES)) if isinstance(values, dict) else [type(values).__name__]
+    if foreign:
+        raise ValueError(
+            f"{BASE_FILE} of '{path}' holds {foreign[0]!r}, which no adapter records of its base; restore the file, or remove "
+            f"what is not one of {', '.join(BASE_VALUES)}"
+        )
+    return values
 
 
 def base_values_of(model: PeftModel) -> dict[str, Any]:
@@ -283,7 +290,7 @@ def base_values_of(model: PeftModel) -> dict[str, Any]:
         "dtype": str(classifier.dtype).removeprefix("torch."),
         "pad_token_id": text.pad_token_id,
         "eos_token_id": text.eos_token_id,
-        "vocab_size": classifier.get_input_embeddings().weight.shape[0],
+        "vocab_size": whole_shape(classifier.get_input_embeddings().weight)[0],
     }
 
 

@@ -12,7 +12,7 @@ from plaudit import census, loading, measures, overlap, sides, tables, token_sam
 from plaudit.audit_text import describe, summarise
 from plaudit.census import Census
 from plaudit.conditions import Condition
-from plaudit.options import option
+from plaudit.options import check_fields, option
 from plaudit.overlap import Index
 from plaudit.say import say
 from plaudit.score_rows import written_whole
@@ -46,6 +46,7 @@ class Audit:
     )
     tokenizer: str | None = option("Also count in tokens of this model: a directory or a Hub id.", also="--model")
     chat_template: str | None = option("Chat template to count with, as train's chat_template_path.")
+    trust_remote_code: bool = option("Run the tokenizer's own Python code.", False)
     max_length: int | None = option("Count what is longer than this, in tokens. Needs a tokenizer, or token ids.")
     batch_size: int = option("Pairs in a batch, for what the layouts cost.", BATCH_SIZE)
     sample: int = option("How many rows to count the tokens of; 0 for all.", 8_000)
@@ -61,6 +62,11 @@ class Audit:
     output: str | None = option("File to write it to as JSON, or a directory, for its audit.json.")
 
     def __post_init__(self) -> None:
+        for name in ("benchmarks", "fail_on"):
+            value = getattr(self, name)
+            if value is None or isinstance(value, (str, list)):
+                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+        check_fields(self)
         for name in ("max_length", "batch_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -69,15 +75,10 @@ class Audit:
             raise ValueError(f"sample is {self.sample}, but must be a number of rows, or 0 for all")
         if not self.data:
             raise ValueError("no data set is named; give a file, a directory or a Hub id")
-        if self.format not in FORMATS:
-            raise ValueError(f"format is {self.format!r}, but must be one of {', '.join(map(repr, FORMATS))}")
         if self.test_data is not None and self.test_split is not None:
             raise ValueError(
                 f"test_data {self.test_data!r} and test_split {self.test_split!r} are both given; leave one out"
             )
-        for name in ("benchmarks", "fail_on"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
         # Read here, so that one that makes no sense is an error at once.
         _ = self.conditions
 
@@ -193,7 +194,7 @@ def _audit_rows(asked: Audit, in_place: bool) -> dict[str, Any]:
     index = _index(asked) if asked.benchmarks else None
     parts, sample = tables.tables(splits[split]), None
     if asked.tokenizer is not None:
-        tokenizer = token_sample.load_tokenizer(asked.tokenizer, asked.chat_template)
+        tokenizer = token_sample.load_tokenizer(asked.tokenizer, asked.chat_template, asked.trust_remote_code)
         sample = token_sample.Sample(asked.sample or sys.maxsize, asked.batch_size)
         parts = sample.past(parts)
     with Census(_threads(asked.threads)) as table:

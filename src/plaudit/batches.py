@@ -1,6 +1,8 @@
 """Who gets which pair: the micro-batches of every process, evened out with fillers of weight 0."""
 
+import io
 import itertools
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -9,13 +11,16 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import send_to_device
 from datasets import Dataset, IterableDataset
+from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import seed_worker
 
 from plaudit.collate import COUNTS, ERROR, INDEX, TOTAL, WEIGHT
+from plaudit.preemption import worker_start
 from plaudit.prepare import MARKED, SIDES, distinct_length, distinct_lengths, kept_rows, pair_lengths
 
 
@@ -206,12 +211,12 @@ def make_loader(
     }
     config = cast(Any, args.accelerator_config)
     if options["num_workers"]:
+        options["collate_fn"] = partial(_collate_packed, collate)
         options["persistent_workers"] = args.dataloader_persistent_workers and is_training
         options["multiprocessing_context"] = args.dataloader_multiprocessing_context
         options["prefetch_factor"] = args.dataloader_prefetch_factor
-        if is_training:
-            seeded = partial(seed_worker, num_workers=options["num_workers"], rank=args.process_index)
-            options["worker_init_fn"] = seeded
+        seeded = partial(seed_worker, num_workers=options["num_workers"], rank=args.process_index)
+        options["worker_init_fn"] = worker_start(seeded if is_training else None)
     options |= {"batch_size": None} if streamed else {"batch_sampler": DealtBatches(pairs)}
     # One process, because the pairs are dealt already; accelerate moves the batches to the device.
     return prepare_data_loader(
@@ -224,6 +229,47 @@ def make_loader(
         # From pinned memory a copy need not wait, and every tensor of a batch would. On MPS the loader pins nothing.
         non_blocking=config.non_blocking or (options["pin_memory"] and device.type == "cuda"),
     )
+
+
+class Packed:
+    """A batch as bytes, on its way from a loader's worker through a pipe.
+
+    torch hands tensors over in shared memory. A container has 64 MB of it, and where there is no room left a worker dies or,
+    worse, its batch never comes. Batches of tokens are small.
+    """
+
+    def __init__(self, batch: dict[str, Any]) -> None:
+        file = io.BytesIO()
+        _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(batch)
+        self._bytes = file.getvalue()
+
+    def unpacked(self) -> dict[str, Any]:
+        return pickle.loads(self._bytes)
+
+    def pin_memory(self) -> dict[str, Any]:
+        """Return the batch with its tensors in pinned memory; the loader calls this."""
+        return torch.utils.data._utils.pin_memory.pin_memory(self.unpacked())
+
+    def to(self, device: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the batch with its tensors on the device; accelerate calls this."""
+        return send_to_device(self.unpacked(), device, **kwargs)
+
+
+class _Pickler(pickle.Pickler):
+    """Writes tensors as arrays, of which torch's own way would make a file each."""
+
+    def reducer_override(self, value: Any) -> Any:
+        is_plain = type(value) is Tensor and value.layout is torch.strided and value.device.type == "cpu"
+        # NumPy knows neither bfloat16 nor the eight-bit floats.
+        if not is_plain or (
+            value.is_floating_point() and value.dtype not in (torch.float16, torch.float32, torch.float64)
+        ):
+            return NotImplemented
+        return torch.from_numpy, (value.detach().numpy(),)
+
+
+def _collate_packed(collate: Callable, features: list[Any]) -> Packed:
+    return Packed(collate(features))
 
 
 def _feature(row: dict, index: int, dealt: Dealt) -> dict:

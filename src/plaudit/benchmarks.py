@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plaudit import formats, loading, schemas, suites
+from plaudit import formats, hub, loading, schemas, suites
 from plaudit.converters import CONVERTERS
 from plaudit.options import did_you_mean
 from plaudit.records import ROW
+from plaudit.redaction import require_no_secret
 from plaudit.say import say
 from plaudit.schemas import BenchmarkRow
 from plaudit.score_rows import written_whole
@@ -100,6 +101,7 @@ def load_benchmark(
     or written by `save_to_disk`. revision: on the Hub; without one, the commit found at the first load is recorded and
     used from then on. limit: read no more rows than this. format: of plain pairs, as for `plaudit train`.
     """
+    require_no_secret("benchmark", os.fspath(source))
     name, place, named = _place_of(os.fspath(source))
     if kind is not None and suites.kind_of(kind) is None:
         raise ValueError(f"benchmark kind {kind!r} is unknown; known: {', '.join([*schemas.SCHEMAS, 'pairs'])}")
@@ -278,8 +280,10 @@ def _from_hub(
             "give each by its own name, or a branch or tag that all have"
         )
     for each in sets:
+        hub.need(each)
         commit = pinned_revision(each, revision)
-        splits = dict(load_dataset(each, config, revision=commit))
+        with loading.uncounted():
+            splits = dict(load_dataset(each, config, revision=commit))
         used = _split_of(each, splits, split, next((own for known, own in HUB.values() if each in known), None))
         pinned[each] = commit
         parts.append(_Part(splits[used], f"benchmark {name!r}", each))
@@ -348,7 +352,7 @@ def _read_revisions() -> dict[str, str]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}); remove it, or give a revision (--revision)") from None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ValueError(f"{file} is damaged (it must hold data sets and their commits); remove it")

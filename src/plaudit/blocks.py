@@ -33,7 +33,7 @@ class Lines:
         for number, text in self.lines:
             try:
                 rows.append(json.loads(text.decode()))
-            except ValueError:
+            except (ValueError, RecursionError):
                 rows.append(None)
             if not isinstance(rows[-1], dict):
                 problem = loading.line_problem(text, "json")
@@ -55,12 +55,18 @@ class Lines:
         for name in dict.fromkeys(name for row in rows for name in row):
             try:
                 columns[name] = pa.array([row.get(name) for row in rows])
-            except (pa.ArrowException, OverflowError) as error:
+            except (pa.ArrowException, OverflowError, UnicodeEncodeError, RecursionError) as error:
                 first, last = self.lines[0][0], self.lines[-1][0]
                 raise ValueError(
                     f"column {name!r} of lines {first:,} to {last:,} fits no Parquet type ({error}); write a .jsonl file"
                 ) from None
-        return pa.table(columns)
+        try:
+            return pa.table(columns)
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"a column's name in lines {self.lines[0][0]:,} to {self.lines[-1][0]:,} is not Unicode text, which Parquet "
+                "must have; write a .jsonl file"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,12 @@ def read_blocks(data: str, config: str | None, split: str | None, size: int) -> 
         if path.name.endswith((".jsonl", ".jsonl.gz")):
             return _line_blocks(path, size)
         if path.suffix == ".parquet":
-            return _table_blocks(_parquet_tables(path, size), size)
+            return _table_blocks(data, _parquet_tables(path, size), size)
     splits: dict[str, Any] = loading.load_splits(data, config, streaming=True)
     split = split or (next(iter(splits)) if len(splits) == 1 else "train")
     if split not in splits:
         raise ValueError(f"data set {data!r} has no split {split!r}; found: {', '.join(splits)}; choose with --split")
-    return _table_blocks(splits[split].with_format("arrow").iter(batch_size=size), size)
+    return _table_blocks(data, splits[split].with_format("arrow").iter(batch_size=size), size)
 
 
 def _line_blocks(path: Path, size: int) -> Iterator[Block]:
@@ -145,11 +151,15 @@ def _parquet_tables(path: Path, size: int) -> Iterator["pa.Table"]:
         raise ValueError(f"data set {str(path)!r} cannot be read: {error}") from None
 
 
-def _table_blocks(tables: Iterable["pa.Table"], size: int) -> Iterator[Block]:
+def _table_blocks(data: str, tables: Iterable["pa.Table"], size: int) -> Iterator[Block]:
     import pyarrow as pa
 
-    held, first = None, 0
-    for table in tables:
+    held, first, tables = None, 0, iter(tables)
+    while True:
+        with loading.named_in_errors(f"data set {data!r}, after {first:,} rows,"):
+            table = next(tables, None)
+        if table is None:
+            break
         held = table if held is None else pa.concat_tables([held, table], promote_options="permissive")
         while held.num_rows >= size:
             yield Rows(first, held.slice(0, size))

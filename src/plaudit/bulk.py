@@ -26,8 +26,9 @@ from plaudit.blocks import (
     write_lines,
     write_table,
 )
-from plaudit.job import Job, Places, identity_of, read_json, require_same
+from plaudit.job import CURE, Job, Places, identity_of, read_json, require_same
 from plaudit.say import say
+from plaudit.values import finite_number
 
 COUNTED = ("rows", "sequences", "tokens", "truncated", "bad", "without_preference")
 Report: TypeAlias = Callable[[str, int], None]
@@ -84,7 +85,7 @@ def _completed(job: Job, places: Places, wanted: dict[str, Any]) -> dict[str, An
     """Return the manifest of the same job, where it has ended and its rows are still there; None otherwise."""
     if not places.manifest.exists():
         return None
-    manifest = read_json(places.manifest)
+    manifest = _read_manifest(places.manifest)
     blocks = [places.shard + number * places.shards for number in range(manifest["parts"])]
     outputs = [places.output] if job.is_file else [places.part(block) for block in blocks]
     if not all(output.exists() for output in outputs):
@@ -93,6 +94,19 @@ def _completed(job: Job, places: Places, wanted: dict[str, Any]) -> dict[str, An
     require_same(places.manifest, True, {**wanted, "model_fingerprint": fingerprint})
     # A kill may have come between the manifest and this.
     shutil.rmtree(places.state, ignore_errors=True)
+    return manifest
+
+
+def _read_manifest(file: Path) -> dict[str, Any]:
+    """Return a finished job's manifest. ValueError for one that does not hold what is read of it."""
+    manifest = read_json(file)
+    numbers = ("parts", "rows", "rows_written", "sequences", "truncated", "bad", "without_preference")
+    rates = ("rows_per_second", "tokens_per_second")
+    wrong = [name for name in numbers if type(manifest.get(name)) is not int or manifest[name] < 0]
+    wrong += [name for name in rates if finite_number(manifest.get(name)) is None]
+    wrong += [name for name in ("output", "manifest") if not isinstance(manifest.get(name), str)]
+    if wrong:
+        raise ValueError(f"{file} is damaged ({wrong[0]!r} is missing or of another type); {CURE}")
     return manifest
 
 
@@ -326,7 +340,12 @@ def _summed(places: Places, blocks: Sequence[int]) -> dict[str, Any]:
     """Return the blocks' counts, added."""
     sums: Counter = Counter()
     for block in blocks:
-        sums.update(read_json(places.counts(block)))
+        counts = read_json(places.counts(block))
+        if set(counts) != {*COUNTED, "rows_written", "seconds"} or any(
+            finite_number(one) is None for one in counts.values()
+        ):
+            raise ValueError(f"{places.counts(block)} is damaged (it does not hold a part's counts); {CURE}")
+        sums.update(counts)
     return dict(sums)
 
 

@@ -3,11 +3,14 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+
+from plaudit.redaction import redact
 
 FIGURES = ("loss", "accuracy", "ties", "margin", "min_reward", "mean_reward", "max_reward", "num_tokens")
 
@@ -38,11 +41,26 @@ class CardFacts:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes each text on one line, so that no line of a name can be taken for the header's end."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'
+    ),
+)
+
+
 def model_card(facts: CardFacts) -> str:
-    """Return the card as Markdown with the YAML header that the Hub reads."""
+    """Return the card as Markdown with the YAML header that the Hub reads.
+
+    Names that come from data, such as those of evaluation sets, stay names: they make no markup, no link and no code.
+    """
     parts = [
-        f"---\n{yaml.safe_dump(_header(facts), sort_keys=False, allow_unicode=True)}---",
-        f"# {' '.join(facts.model_name.split())}",
+        f"---\n{yaml.dump(_header(facts), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)}---",
+        f"# {_plain(facts.model_name)}",
         "A reward model: it gives one number to a conversation, higher for the answer that people prefer. "
         "Only differences between rewards of answers to the same prompt have a meaning.",
         "## Score with it",
@@ -57,7 +75,9 @@ def model_card(facts: CardFacts) -> str:
     if facts.evaluation:
         parts += ["## Evaluation", _evaluation(facts.evaluation)]
     parts += ["## Versions", _table(facts.versions)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    text = redact("\n\n".join(part for part in parts if part) + "\n")
+    # A path may hold bytes that are no text.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def snippet(facts: CardFacts) -> str:
@@ -66,18 +86,18 @@ def snippet(facts: CardFacts) -> str:
     if facts.base_values:
         lines.append("from peft import PeftModel")
     lines += ["from transformers import AutoModelForSequenceClassification, AutoTokenizer", ""]
-    lines += [f"path = {json.dumps(facts.path)}", "tokenizer = AutoTokenizer.from_pretrained(path)"]
+    lines += [f"path = {_literal(facts.path)}", "tokenizer = AutoTokenizer.from_pretrained(path)"]
     if facts.base_values:
         # The base's weights as they were in training, computed with in float32.
         widened = "" if facts.dtype == "float32" else ".float()"
         keywords = "".join(f"    {name}={_literal(value)},\n" for name, value in facts.base_values.items())
         lines += [
             "base = AutoModelForSequenceClassification.from_pretrained(",
-            f"    {json.dumps(facts.base_model)},\n{keywords}    dtype=torch.{facts.dtype},\n){widened}",
+            f"    {_literal(facts.base_model)},\n{keywords}    dtype=torch.{facts.dtype},\n){widened}",
         ]
         if facts.vocabulary_size is not None:
             lines.append(f"base.resize_token_embeddings({facts.vocabulary_size})")
-        subfolder = f", subfolder={json.dumps(facts.subfolder)}" if facts.subfolder else ""
+        subfolder = f", subfolder={_literal(facts.subfolder)}" if facts.subfolder else ""
         lines.append(f"model = PeftModel.from_pretrained(base, path{subfolder}).eval()")
     else:
         lines.append("model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()")
@@ -117,42 +137,57 @@ def _pipeline(facts: CardFacts) -> str:
     if facts.kind == "conversational":
         # The template has written the special tokens; many tokenizers would add a second BOS.
         text = "a text that the chat template rendered, called with `add_special_tokens=False`"
+    path = _literal(facts.path)
     if not facts.base_values:
-        return (
-            f'`transformers.pipeline("text-classification", model={json.dumps(facts.path)})` returns the same number as '
-            f"`score` for {text}: the saved configuration asks for the raw output, without a sigmoid."
-        )
+        call = _code(f'transformers.pipeline("text-classification", model={path})')
+        return f"{call} returns the same number as `score` for {text}: the saved configuration asks for the raw output, without a sigmoid."
     keywords = ", ".join(f"{json.dumps(name)}: {_literal(value)}" for name, value in facts.base_values.items())
+    call = f'transformers.pipeline("text-classification", model={path}, tokenizer={path}, model_kwargs={{{keywords}}})'
     return (
-        f'`transformers.pipeline("text-classification", model={json.dumps(facts.path)}, tokenizer={json.dumps(facts.path)}, '
-        f"model_kwargs={{{keywords}}})` returns the same number as `score` for {text}; the keyword arguments stand in for "
-        "what the base's own configuration lacks."
+        f"{_code(call)} returns the same number as `score` for {text}; the keyword arguments stand in for what the base's own "
+        "configuration lacks."
     )
 
 
 def _other_tools(facts: CardFacts) -> str:
     """Return how plaudit scores with and verifies the checkpoint, and how sentence-transformers opens it."""
-    path = json.dumps(facts.path)
+    # What a reader may paste into a shell is quoted for it.
+    path, word = _literal(facts.path), shlex.quote(" ".join(facts.path.split("\n")))
     item = "conversation" if facts.kind == "conversational" else "text"
     own = (
-        f"`plaudit.RewardModel.from_pretrained({path}).score([{item}])` returns it too, after a replay of the golden "
-        f"conversations in `reward_model.json`; `plaudit verify {facts.path}` prints what the replay finds."
+        f"{_code(f'plaudit.RewardModel.from_pretrained({path}).score([{item}])')} returns it too, after a replay of the golden "
+        f"conversations in `reward_model.json`; {_code(f'plaudit verify {word}')} prints what the replay finds."
     )
     if facts.base_values:
         return (
             f"{own} `CrossEncoder` of sentence-transformers, and servers that take whole models only, cannot open an adapter: "
-            f"`plaudit merge {facts.path} --output_dir DIRECTORY` makes one model of it."
+            f"{_code(f'plaudit merge {word} --output_dir DIRECTORY')} makes one model of it."
         )
     if facts.kind == "conversational":
-        return f"{own} So does `sentence_transformers.CrossEncoder({path}).predict([conversation])`."
-    return (
-        f"{own} So does `sentence_transformers.CrossEncoder({path}).predict([(prompt, answer + tokenizer.eos_token)])` of a "
-        "decoder whose tokenizer has no chat template."
-    )
+        return f"{own} So does {_code(f'sentence_transformers.CrossEncoder({path}).predict([conversation])')}."
+    call = f"sentence_transformers.CrossEncoder({path}).predict([(prompt, answer + tokenizer.eos_token)])"
+    return f"{own} So does {_code(call)} of a decoder whose tokenizer has no chat template."
 
 
 def _literal(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    """Return a value as Python writes it, a text with JSON's quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _code(text: str) -> str:
+    """Return a text as code within a line, which no backquote in it can end."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    if not longest:
+        return f"`{text}`"
+    marks = "`" * (longest + 1)
+    return f"{marks} {text} {marks}"
+
+
+def _plain(text: Any) -> str:
+    """Return a text on one line in which Markdown and HTML see no markup and no address."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())
+    line = re.sub(r"([\\`*\[\]])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    return re.sub(r"(?i)(?<=\bwww)\.", "&#46;", line.replace("://", "&#58;//"))
 
 
 def _header(facts: CardFacts) -> dict[str, Any]:
@@ -196,5 +231,5 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         # A bar or a line break in a name would end the cell.
-        return str(value).replace("|", "\\|").replace("\n", " ")
+        return _plain(value).replace("|", "\\|")
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -203,7 +203,7 @@ def _unlike_own(tokenizer: Any, text: str, messages: list[dict[str, str]]) -> st
     from transformers import AutoTokenizer
 
     try:
-        own = AutoTokenizer.from_pretrained(tokenizer.name_or_path, local_files_only=True)
+        own = AutoTokenizer.from_pretrained(tokenizer.name_or_path, trust_remote_code=False, local_files_only=True)
         if not own.chat_template or own.chat_template == tokenizer.chat_template:
             return None
         written = render(own, messages)

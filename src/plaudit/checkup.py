@@ -71,7 +71,10 @@ def read_history(folder: str | Path) -> list[dict[str, Any]]:
         file = Path(place) / TRAINER_STATE_NAME
         if file.is_file():
             try:
-                return list(json.loads(file.read_text(encoding="utf-8"))["log_history"])
-            except (ValueError, KeyError, TypeError) as error:
+                history = json.loads(file.read_text(encoding="utf-8"))["log_history"]
+                if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+                    raise ValueError("'log_history' is no list of objects")
+                return history
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(f"'{file}' holds no log of a training ({error}); remove or restore it") from None
     return []

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plaudit import __version__
+from plaudit import __version__, faults, memory
 from plaudit.options import LineParser, UsageError, did_you_mean, parse_fields, parse_train, parsed
+from plaudit.redaction import redact
+from plaudit.say import visible
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,12 +51,15 @@ def _run_verb(name: str, arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("PLAUDIT_TRACEBACK"):
             raise
-        is_ours = _raised_here(error)
+        # Where no trainer has told what ended, as while the data are prepared.
+        error = faults.told(error) or error
+        is_ours = _raised_here(error) or error.__traceback__ is None
         is_expected = is_ours or isinstance(error, (ValueError, OSError, ImportError, FloatingPointError))
         kind = "" if is_expected and str(error) else f"{type(error).__name__}: "
         hint = "" if is_ours else " (PLAUDIT_TRACEBACK=1 shows where)"
         # What is wrong with data or options, every process finds; a fault may be one process's alone.
-        _print_error(name, f"{kind}{_one_line(str(error))}{hint}", from_all=not is_expected)
+        is_alone = not is_expected or faults.may_be_alone(error)
+        _print_error(name, f"{kind}{_one_line(str(error), memory.is_told(error))}{hint}", from_all=is_alone)
         return 1
     except KeyboardInterrupt:
         print(f"plaudit {name}: interrupted", file=sys.stderr)
@@ -66,16 +71,19 @@ def _print_error(verb: str, text: str, *, from_all: bool = False) -> None:
     rank = os.environ.get("RANK", "0")
     if rank == "0" or from_all:
         process = "" if rank == "0" else f" (process {rank})"
-        print(f"plaudit {verb}: error{process}: {text}", file=sys.stderr)
+        print(f"plaudit {verb}: error{process}: {visible(redact(text))}", file=sys.stderr)
 
 
-def _one_line(text: str) -> str:
-    """Return the text on one line, of a long one its beginning, which says what is wrong, and its end, the cure."""
+def _one_line(text: str, is_whole: bool = False) -> str:
+    """Return the text on one line, of a long one its beginning, which says what is wrong, and its end, the cure.
+
+    is_whole: leave nothing out, because its middle is options.
+    """
     # torch passes on an error of a loader's worker with the worker's whole traceback as its text.
     if "Original Traceback (most recent call last)" in text:
         text = text.strip().splitlines()[-1]
     text = " ".join(text.split())
-    return text if len(text) <= 600 else f"{text[:397]} … {text[-200:]}"
+    return text if is_whole or len(text) <= 600 else f"{text[:397]} … {text[-200:]}"
 
 
 def _raised_here(error: BaseException) -> bool:
@@ -107,7 +115,7 @@ def _run_score(arguments: list[str]) -> None:
     given = _parse_score(arguments)
     from plaudit import bulk
 
-    print(bulk.describe(bulk.score_data(**given)))
+    print(visible(bulk.describe(bulk.score_data(**given))))
 
 
 def _parse_score(arguments: list[str]) -> dict[str, Any]:
@@ -141,7 +149,7 @@ def _run_evaluate(arguments: list[str]) -> None:
 
     usage = "--model MODEL --benchmark NAME_OR_FILE ... [options]\n       plaudit evaluate --scores FILE [options]"
     given = parse_fields(Evaluation, "evaluate", usage, _sentence("evaluate"), arguments)
-    print(describe(run(**given)))
+    print(visible(describe(run(**given))))
     folder = Evaluation(**given).folder
     if folder is not None:
         print(f"\nresults in {folder}")
@@ -161,7 +169,7 @@ def _run_compare(arguments: list[str]) -> None:
     from plaudit.results import Comparing, compare_files
 
     given = parse_fields(Comparing, "compare", "A.jsonl B.jsonl [options]", _sentence("compare"), arguments)
-    print(describe(compare_files(**given)))
+    print(visible(describe(compare_files(**given))))
     if "output_dir" in given:
         print(f"\nresults in {given['output_dir']}")
 
@@ -175,9 +183,20 @@ def _run_report(arguments: list[str]) -> None:
 def _run_audit(arguments: list[str]) -> int:
     from plaudit.audit import Audit, run
 
-    text, exit_code = run(**parse_fields(Audit, "audit", "DATA [options]", _sentence("audit"), arguments))
-    print(text)
+    given = parse_fields(Audit, "audit", "DATA [options]", _sentence("audit"), arguments)
+    text, exit_code = run(**given)
+    # In JSON, names are data to be read by programs.
+    print(text if given.get("format") == "json" else visible(text))
     return exit_code
+
+
+def _run_plan(arguments: list[str]) -> None:
+    from plaudit.plan import Plan, run
+
+    usage = "--model SHAPE_OR_NAME --data FILE_OR_FIGURES --gpu KIND [--gpus N] [options]"
+    given = parse_fields(Plan, "plan", usage, _sentence("plan"), arguments)
+    text = run(**given)
+    print(text if given.get("json") == "-" else visible(text))
 
 
 def _run_doctor(arguments: list[str]) -> int:
@@ -185,7 +204,7 @@ def _run_doctor(arguments: list[str]) -> int:
     from plaudit.checkup import check_up
 
     diagnosis = check_up(given)
-    print(diagnosis)
+    print(visible(str(diagnosis)))
     return 0 if diagnosis.healthy else 1
 
 
@@ -207,7 +226,7 @@ def _run_verify(arguments: list[str]) -> int:
 
     served = None if rewards_file is None else read_rewards(rewards_file)
     result = RewardModel.from_pretrained(path, strict=False, **options).verify(served)
-    print(result)
+    print(visible(str(result)))
     return 0 if result.passed else 1
 
 
@@ -218,7 +237,7 @@ def _run_merge(arguments: list[str]) -> None:
     options = parsed(parser, arguments)
     from plaudit.merging import merge
 
-    print(merge(options.pop("path"), options.pop("output_dir"), **options))
+    print(visible(str(merge(options.pop("path"), options.pop("output_dir"), **options))))
 
 
 def _run_demo(arguments: list[str]) -> None:
@@ -262,6 +281,7 @@ VERBS = {
     "compare": Verb("compare two models' scores on the same rows", _run_compare),
     "report": Verb("make one page of a directory of results, to be opened in a browser", _run_report),
     "audit": Verb("say what is wrong with preference data before they are trained on", _run_audit),
+    "plan": Verb("say what a training takes of memory and time, and how to run it", _run_plan),
     "doctor": Verb("find out why a training does not learn, before or after it", _run_doctor),
     "verify": Verb("replay a checkpoint's golden conversations, and say why rewards differ", _run_verify),
     "merge": Verb("merge an adapter into one whole model, its rewards compared before and after", _run_merge),

@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from plaudit.values import brief, wanted_instead
 
 # Newest first. Column names of tokenized pairs, one entry for each generation of the trainer's documentation.
 TOKEN_COLUMNS: list[dict[str, str | None]] = [
@@ -177,14 +180,28 @@ def _hub_model_id(old: str) -> Callable[[Any, Mapping[str, Any]], dict[str, Any]
     return translate
 
 
+def fsdp_config_of(value: Any) -> dict[str, Any]:
+    """Return `fsdp_config`, a dict, JSON or the path of a JSON file, as a dict. ValueError for anything else."""
+    if value is None or isinstance(value, dict):
+        return dict(value or {})
+    try:
+        text = os.fspath(value)
+        config = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text("utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"fsdp_config must be a dict, JSON of one, or a JSON file, not {brief(value)} ({error}); correct it"
+        ) from None
+    if not isinstance(config, dict):
+        raise ValueError(f"fsdp_config must hold a dict, not a {type(config).__name__}: {brief(value)}; correct it")
+    return config
+
+
 def _fsdp_key(old: str, also: Mapping[str, Any]) -> Callable[[Any, Mapping[str, Any]], dict[str, Any]]:
     """A field that became a key of `fsdp_config`, which may be a dict, JSON or the path of a JSON file."""
     key = old.removeprefix("fsdp_")
 
     def translate(value: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-        config = given.get("fsdp_config") or {}
-        if isinstance(config, str):
-            config = json.loads(config if config.lstrip().startswith("{") else Path(config).read_text("utf-8"))
+        config = fsdp_config_of(given.get("fsdp_config"))
         for name in (key, old):
             if config.get(name, value) not in (value, [value]):
                 raise TypeError(
@@ -277,7 +294,12 @@ def translate_config(given: Mapping[str, Any]) -> dict[str, Any]:
     translated = {name: value for name, value in given.items() if name not in OLDER_FIELDS}
     for name, value in given.items():
         field = OLDER_FIELDS.get(name)
-        if field is None or value == field.default:
+        if field is None or (value is None and field.default is None):
+            continue
+        wanted = wanted_instead(value, field.type)
+        if wanted is not None:
+            raise TypeError(f"`{name}` must be {wanted}, not {_shown(name, value)}; set it so, or leave it out")
+        if value == field.default:
             continue
         if field.translate is None:
             raise TypeError(f"`{name}={value!r}`: this option no longer exists; {field.cure}")
@@ -293,4 +315,4 @@ def translate_config(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(name: str, value: Any) -> str:
     # A warning ends up in logs, where an access token must not.
-    return "'...'" if name.endswith("_token") else repr(value)
+    return "'...'" if name.endswith("_token") else brief(value)

@@ -1,17 +1,17 @@
 """The options of a training run: `RewardConfig`, transformers' `TrainingArguments` with reward modelling's own."""
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import functools
 import json
-import math
 import numbers
 import operator
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 import torch
@@ -20,8 +20,13 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
-from plaudit.compat import OLDER_FIELDS, translate_config, translate_model_kwargs
-from plaudit.say import say
+from plaudit.compat import OLDER_FIELDS, fsdp_config_of, translate_config, translate_model_kwargs
+from plaudit.redaction import redact, redact_settings, remember, remember_in, without_secrets
+from plaudit.say import logger, say
+from plaudit.values import brief, finite_number, wanted_instead
+
+# After which a process says that it still waits for the others.
+SECONDS_TO_MEET = 15
 
 if TYPE_CHECKING:
     int_or_none = int
@@ -35,6 +40,28 @@ else:
                 return None if text.strip().lower() == "none" else int(text)
             except ValueError:
                 raise argparse.ArgumentTypeError(f"must be a whole number or none, not {text!r}") from None
+
+
+@contextlib.contextmanager
+def _waiting_said() -> Iterator[None]:
+    """Say what is waited for where the processes of a run do not find each other at once."""
+    number = os.environ.get("WORLD_SIZE", "1")
+    if number in ("", "1") or "RANK" not in os.environ:
+        yield
+        return
+    place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    text = (
+        f"process {os.environ['RANK']} of {number} still waits for the others at {place} (MASTER_ADDR, MASTER_PORT); were all "
+        "started, and can they reach that address?"
+    )
+    # From every process, because the one that `say` speaks for may be the one that never came.
+    timer = threading.Timer(SECONDS_TO_MEET, logger.warning, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @dataclass(repr=False)  # transformers' own repr hides access tokens; the generated one would print them
@@ -154,8 +181,15 @@ class RewardConfig(TrainingArguments):
         # A dataclass derived from this one has its own constructor, which has recorded nothing.
         if "_given" not in self.__dict__:
             self._given = _given(type(self), vars(self))
+        # A flag's text, which transformers would take for one of its older options' names.
+        if isinstance(self.fsdp, str) and self.fsdp.lower() in ("true", "false"):
+            self.fsdp = self.fsdp.lower() == "true"  # type: ignore[assignment]
+        _check_types(self)
         self._detach_containers()
         self.model_init_kwargs = _model_init_kwargs(self.model_init_kwargs)
+        # From here on no line that is said or printed shows them.
+        remember(self.hub_token)
+        remember_in(self.model_init_kwargs)
         for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "lr_scheduler_kwargs"):
             setattr(self, name, _dict_of(name, getattr(self, name, None), {"key": 1}))
         if self.chat_template_path is not None:
@@ -169,7 +203,16 @@ class RewardConfig(TrainingArguments):
         self._leave_checkpointing_to_fsdp()
         self._use_todays_checkpointing_name()
         self._resolve_precision()
-        super().__post_init__()
+        asked_for = copy.copy(self.report_to)
+        try:
+            with _waiting_said():
+                super().__post_init__()
+        except _REFUSALS as error:
+            raise ValueError(_refused_by_transformers(self.given, error)) from error
+        if "kubeflow" in self.report_to and "kubeflow" not in asked_for and "all" not in asked_for:
+            # transformers would send each log to an address in the environment without being asked.
+            self.report_to = [name for name in self.report_to if name != "kubeflow"]
+            say("nothing is sent to Kubeflow; report_to='kubeflow' turns it on", once=True)
         _check_how_batches_are_dealt(self)
         if not self.average_tokens_across_devices and self.world_size > 1:
             say(
@@ -178,13 +221,37 @@ class RewardConfig(TrainingArguments):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values: transformers would hide ours that end in `_token`, and change a dict."""
+        """Return the fields as plain values, access tokens hidden: loggers are given these. Overridden because transformers
+        would hide ours that end in `_token`, change a dict, and show a token within one."""
         own = copy.copy(self)
         if isinstance(self.model_init_kwargs, dict):
             own.model_init_kwargs = _copied(self.model_init_kwargs)
         # Without arguments, super() would go on with self.
         values = super(RewardConfig, own).to_dict()
+        values = {name: without_secrets(one) if isinstance(one, dict) else one for name, one in values.items()}
         return {**values, "eos_token": self.eos_token, "pad_token": self.pad_token}
+
+    def __str__(self) -> str:
+        """Return all fields as text, access tokens hidden. Overridden because transformers shows one within a dict."""
+        return redact(super().__str__())
+
+    __repr__ = __str__
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: no access token, because Trainer pickles its arguments beside each checkpoint."""
+        return {**vars(self), "hub_token": None, "model_init_kwargs": without_secrets(self.model_init_kwargs)}
+
+    def __copy__(self) -> "RewardConfig":
+        """Return a copy, access tokens included, which a copy by way of pickling would lack."""
+        made = object.__new__(type(self))
+        made.__dict__.update(vars(self))
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RewardConfig":
+        """Return a deep copy, access tokens included."""
+        made = memo[id(self)] = object.__new__(type(self))
+        made.__dict__.update(copy.deepcopy(vars(self), memo))
+        return made
 
     def _detach_containers(self) -> None:
         """Copy what transformers would change in place."""
@@ -196,12 +263,9 @@ class RewardConfig(TrainingArguments):
 
     def _leave_checkpointing_to_fsdp(self) -> None:
         """Take our default back where FSDP does the same: transformers refuses both, and the user asked for one."""
-        config: Any = self.fsdp_config
-        if isinstance(config, str):
-            text = config if config.lstrip().startswith("{") else Path(config).read_text(encoding="utf-8")
-            config = json.loads(text)
+        config = fsdp_config_of(self.fsdp_config)
         names = ("activation_checkpointing", "fsdp_activation_checkpointing")
-        by_config = self.fsdp and any((config or {}).get(name) for name in names)
+        by_config = self.fsdp and any(config.get(name) for name in names)
         by_launcher = parse_flag_from_env("ACCELERATE_USE_FSDP") and parse_flag_from_env(
             "FSDP_ACTIVATION_CHECKPOINTING"
         )
@@ -267,12 +331,14 @@ def _dict_of(name: str, value: Any, example: dict[str, Any]) -> dict[str, Any] |
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{name} is not JSON: {value!r} ({error}); write it as --{name} '{json.dumps(example)}'"
+                f"{name} is not JSON: {redact_settings(repr(value))} ({error}); write it as --{name} '{json.dumps(example)}'"
             ) from None
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{name} must be a dict or JSON of one, not {type(value).__name__}: {value!r}")
+        raise ValueError(
+            f"{name} must be a dict or JSON of one, not {type(value).__name__}: {redact_settings(repr(value))}"
+        )
     return value
 
 
@@ -323,6 +389,57 @@ _INHERITED_NUMBERS = {
 }
 
 
+# Whose values of every type have checks of their own, below or where they are read.
+_CHECKED_APART = {
+    *_INHERITED_NUMBERS,
+    *("model_init_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "lr_scheduler_kwargs"),
+    *("max_length", "pad_to_multiple_of", "dataset_num_proc", "center_rewards_coefficient", "eos_token", "pad_token"),
+    *("packing", "label_smoothing_factor", "train_sampling_strategy", "label_names"),
+}
+# What transformers takes besides what its hints say.
+_ALSO_TAKEN: dict[str, Any] = {
+    "accelerator_config": AcceleratorConfig,
+    "debug": list[str],
+    "deepspeed": object,
+    "fsdp": bool | list | None,
+    "logging_dir": str,
+    "parallelism_config": object,
+    "resume_from_checkpoint": bool,
+}
+# What a value that transformers cannot use makes it raise.
+_REFUSALS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, FileNotFoundError)
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(RewardConfig)
+
+
+def _check_types(args: RewardConfig) -> None:
+    """ValueError for a value of another type than its option's, which would fail somewhere in transformers, or later."""
+    for each in dataclasses.fields(args):
+        name, value = each.name, getattr(args, each.name, None)
+        hint = _hints().get(name, Any)
+        if name in _CHECKED_APART or name in _bool_options() or value is None:
+            continue
+        if isinstance(value, str) and not value:
+            continue
+        wanted = wanted_instead(value, hint)
+        if wanted is not None and wanted_instead(value, _ALSO_TAKEN.get(name, hint)) is not None:
+            raise ValueError(
+                f"{name} must be {wanted}, not {redact_settings(brief(value))}; leave it out, or correct it"
+            )
+
+
+def _refused_by_transformers(given: frozenset[str], error: BaseException) -> str:
+    """Return what transformers has against the options, naming those that it may be about."""
+    text = redact(" ".join(str(error).split()))
+    named = sorted(name for name in given if name in text) or sorted(given)
+    return (
+        f"these options are refused by transformers: {', '.join(named)} ({type(error).__name__}: {text}); correct them"
+    )
+
+
 def _check_numbers(args: RewardConfig) -> None:
     """ValueError where a number of transformers' has a value that fails, or trains nothing, long after the start."""
     defaults = {each.name: each.default for each in dataclasses.fields(RewardConfig)}
@@ -338,11 +455,11 @@ def _check_numbers(args: RewardConfig) -> None:
         if value is None and defaults[name] is None:
             continue
         if isinstance(value, str):
-            raise ValueError(f"{name} must be a number, not the text {value!r}; write it without quotes")
+            raise ValueError(f"{name} must be a number, not the text {brief(value)}; write it without quotes")
         kind: Any = numbers.Integral if number.whole else numbers.Real
-        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or not number.fits(value):
+        if not isinstance(value, kind) or finite_number(value) is None or not number.fits(value):
             raise ValueError(
-                f"{name} must be a {'whole' if number.whole else 'finite'} number {number.must}, not {value!r}; leave it "
+                f"{name} must be a {'whole' if number.whole else 'finite'} number {number.must}, not {brief(value)}; leave it "
                 + ("out" if defaults[name] is None else f"out for {defaults[name]!r}")
             )
 
@@ -359,7 +476,7 @@ def _check_bools(args: RewardConfig) -> None:
     for name, may_be_none in _bool_options().items():
         value = getattr(args, name)
         if not isinstance(value, bool) and not (value is None and may_be_none):
-            raise ValueError(f"{name} must be True or False, not {value!r}")
+            raise ValueError(f"{name} must be True or False, not {brief(value)}")
 
 
 def _check_own_fields(args: RewardConfig) -> None:
@@ -375,13 +492,15 @@ def _check_own_fields(args: RewardConfig) -> None:
     coefficient = args.center_rewards_coefficient
     if coefficient is not None and not _is_weight(coefficient):
         raise ValueError(
-            f"center_rewards_coefficient must be a finite number of at least 0, not {coefficient!r}; 0.01 is usual, "
+            f"center_rewards_coefficient must be a finite number of at least 0, not {brief(coefficient)}; 0.01 is usual, "
             "None leaves the term out"
         )
     for name in ("eos_token", "pad_token"):
         token = getattr(args, name)
         if token is not None and not isinstance(token, str):
-            raise ValueError(f"{name} must be the token's text, not {token!r}; tokenizer.decode gives an id's text")
+            raise ValueError(
+                f"{name} must be the token's text, not {brief(token)}; tokenizer.decode gives an id's text"
+            )
     if args.packing not in ("auto", "off"):
         raise ValueError(f"packing must be 'auto' or 'off', not {args.packing!r}")
 
@@ -435,17 +554,15 @@ def _counting_number(name: str, value: Any, none_means: str) -> int:
     except TypeError:
         number = 0
     if number < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}; None is the value {none_means}")
+        raise ValueError(
+            f"{name} must be a whole number of at least 1, not {brief(value)}; None is the value {none_means}"
+        )
     return number
 
 
 def _is_weight(value: Any) -> bool:
-    if isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value) and value >= 0
-    except TypeError:
-        return False
+    number = finite_number(value)
+    return number is not None and number >= 0
 
 
 def _given(config: type[RewardConfig], values: dict[str, Any]) -> frozenset[str]:
@@ -473,11 +590,16 @@ def _accept_older_names(generated: Any) -> Any:
         values = dict(zip(names, args, strict=False)) | kwargs
         if len(args) > len(names) or len(values) < len(args) + len(kwargs):
             generated(self, *args, **kwargs)  # raises Python's own error for too many arguments, or one given twice
-        given = _given(type(self), {name: value for name, value in values.items() if name not in OLDER_FIELDS})
-        older = {name: value for name, value in values.items() if name in OLDER_FIELDS}
-        translated = translate_config({name: values[name] for name in values if name in given} | older)
-        self._given = frozenset(translated)
-        generated(self, **{name: value for name, value in values.items() if name not in older} | translated)
+        try:
+            given = _given(type(self), {name: value for name, value in values.items() if name not in OLDER_FIELDS})
+            older = {name: value for name, value in values.items() if name in OLDER_FIELDS}
+            translated = translate_config({name: values[name] for name in values if name in given} | older)
+            self._given = frozenset(translated)
+            generated(self, **{name: value for name, value in values.items() if name not in older} | translated)
+        except RecursionError:
+            raise ValueError(
+                f"one of the options {', '.join(values)} is nested too deeply, or holds itself; correct it"
+            ) from None
 
     return constructor
 

@@ -1,13 +1,13 @@
 """Other people's records turned into preference pairs: one function a format, one row at a time."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from numbers import Real
 from typing import Any, NamedTuple
+
+from plaudit.values import brief, finite_number, shown
 
 NO_ANSWER = "without an answer to score"
 
@@ -40,6 +40,13 @@ class Converter:
     columns: tuple[tuple[str, ...], ...]
     recognises: Callable[[Mapping[str, Any]], bool]
     convert: Callable[[Mapping[str, Any], bool], Pairs]
+
+    def pairs(self, row: Mapping[str, Any], margins: bool) -> Pairs:
+        """Give a row's pairs, checked for its columns first. RowProblem for a row that the format does not allow."""
+        for names in self.columns:
+            if not any(name in row for name in names):
+                raise RowProblem(f"there is no column {' or '.join(map(repr, names))}; add it, or drop the row")
+        yield from self.convert(row, margins)
 
 
 def without_none(value: Any) -> Any:
@@ -75,7 +82,7 @@ def role_content(message: Any) -> Any:
         return message
     speaker, value = message["from"], message.get("value")
     others = {key: item for key, item in message.items() if key not in ("from", "value", "role", "content")}
-    if speaker == "function_call":
+    if isinstance(speaker, str) and speaker == "function_call":
         calls = _function_calls(value)
         if calls:
             return {"role": "assistant", "content": "", "tool_calls": calls, **others}
@@ -87,7 +94,7 @@ def role_content(message: Any) -> Any:
 def _function_calls(value: Any) -> list[dict[str, Any]]:
     try:
         calls = json.loads(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return []
     calls = calls if isinstance(calls, list) else [calls]
     if not all(isinstance(call, dict) and "name" in call for call in calls):
@@ -188,7 +195,7 @@ def _json_texts(text: Any) -> list[str | None] | None:
     """Return the list of texts that a JSON text encodes, or None where it encodes none. No text at all has no turns."""
     try:
         turns = [] if text is None else text if isinstance(text, list) else json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return None
     turns = [] if turns is None else turns
     is_texts = isinstance(turns, list) and all(turn is None or isinstance(turn, str) for turn in turns)
@@ -204,8 +211,9 @@ def _arena_turns(row: Mapping[str, Any]) -> dict[str, list[str | None]]:
     lists = {column: texts for column, texts in turns.items() if texts is not None}
     for column in _ARENA_TEXTS:
         if column not in lists:
-            shown = str(row[column])[:60]
-            raise RowProblem(f"{column!r} is not the JSON of a list of texts: {shown!r}; drop the row or mend it")
+            found = row[column]
+            said = repr(found[:60]) if isinstance(found, str) else shown(found)
+            raise RowProblem(f"{column!r} is not the JSON of a list of texts: {said}; drop the row or mend it")
     return lists
 
 
@@ -213,18 +221,19 @@ def _arena_winner(row: Mapping[str, Any]) -> str | None:
     """Return "a" or "b", or None for a tie. Where there is no `winner_tie` column, no winner means a tie."""
     flags = {side: row.get(f"winner_{side}") for side in ("model_a", "model_b", "tie")}
     if "winner_tie" not in row:
-        flags["tie"] = not (flags["model_a"] or flags["model_b"])
-    winners = [side for side, flag in flags.items() if flag in (1, "1")]
-    if len(winners) != 1 or any(flag not in (0, 1, "0", "1") for flag in flags.values()):
-        shown = ", ".join(f"winner_{side}={flag!r}" for side, flag in flags.items())
-        raise RowProblem(f"exactly one winner must be 1 and the others 0, not {shown}; drop the row or mend it")
+        flags["tie"] = all(isinstance(flag, (int, float, str, type(None))) and not flag for flag in flags.values())
+    # A text or a number: an array would not be compared as one value.
+    known = all(isinstance(flag, (int, float, str)) and flag in (0, 1, "0", "1") for flag in flags.values())
+    winners = [side for side, flag in flags.items() if known and flag in (1, "1")]
+    if len(winners) != 1:
+        found = ", ".join(f"winner_{side}={brief(flag, 60)}" for side, flag in flags.items())
+        raise RowProblem(f"exactly one winner must be 1 and the others 0, not {found}; drop the row or mend it")
     return {"model_a": "a", "model_b": "b", "tie": None}[winners[0]]
 
 
-def shown(value: Any) -> str:
-    """Return a value as an error shows it: short, with its type."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+def too_deep(where: str) -> ValueError:
+    """Return the error for a row with a value of more levels than Python can follow."""
+    return ValueError(f"{where}: a value in the row is nested too deeply, or holds itself; mend or drop the row")
 
 
 def is_unicode(text: str) -> bool:
@@ -298,7 +307,7 @@ _COMPLETION_SCORE = ("overall_score", "fine-grained_score", "rating", "score")
 def _pairs_by_score(prompt: list[Any], answers: Sequence[Any], scores: Sequence[Any], margins: bool) -> Pairs:
     """Every two answers of different scores as a pair; a side without text, or a tie, is dropped and counted."""
     for number, score in enumerate(scores):
-        if not isinstance(score, Real) or isinstance(score, bool) or not math.isfinite(score):
+        if finite_number(score) is None:
             raise RowProblem(
                 f"the score of answer {number} must be a finite number, not {shown(score)}; drop the row or mend it"
             )
@@ -313,7 +322,16 @@ def _pairs_by_score(prompt: list[Any], answers: Sequence[Any], scores: Sequence[
         elif scores[high] == scores[low]:
             yield Dropped("tied")
         else:
-            yield _pair(prompt, texts[0], texts[1], float(scores[high] - scores[low]) if margins else None)
+            yield _pair(prompt, texts[0], texts[1], _gap(scores[high], scores[low]) if margins else None)
+
+
+def _gap(high: Any, low: Any) -> float:
+    gap = finite_number(high - low)
+    if gap is None:
+        raise RowProblem(
+            f"the scores {shown(high)} and {shown(low)} are too far apart for a margin; mend or drop the row"
+        )
+    return gap
 
 
 def _pair(prompt: list[Any], chosen: str, rejected: str, margin: float | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from plaudit.proof import (
     weight_fingerprints,
 )
 from plaudit.rewards import classifier_of, reads_last_token
+from plaudit.values import brief
 
 # How far a golden reward may be off, as a share of the reference sample's standard deviation.
 TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "bfloat16": 0.05, "float16": 0.05, "quantized": 0.05}
@@ -140,8 +141,11 @@ def _replayed(
 
 def read_rewards(file: str) -> list[float]:
     """Return the numbers in a text file, one a line, or a JSON list of them. Raises ValueError naming the line."""
-    with open(file, encoding="utf-8") as stream:
-        text = stream.read().strip()
+    try:
+        with open(file, encoding="utf-8") as stream:
+            text = stream.read().strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{file}' is not UTF-8 text ({error}); give one reward a line") from None
     lines = text[1:-1].split(",") if text.startswith("[") else text.splitlines()
     found = []
     for number, line in enumerate(lines, 1):
@@ -149,7 +153,7 @@ def read_rewards(file: str) -> list[float]:
             found.append(float(line))
         except ValueError:
             raise ValueError(
-                f"'{file}', line {number}: {line.strip()!r} is not a number; give one reward a line"
+                f"'{file}', line {number}: {brief(line.strip())} is not a number; give one reward a line"
             ) from None
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from plaudit import figures, suites
 from plaudit.benchmarks import Benchmark, load_benchmarks
-from plaudit.options import option
+from plaudit.options import check_fields, option
 from plaudit.resampling import NUM_RESAMPLES
 from plaudit.results import (
     MISTAKES,
@@ -162,6 +162,7 @@ class Evaluation:
     report: bool = option("Write no report.html.", True, flag="--no_report")
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if (self.model is None) == (self.scores is None):
             raise ValueError("give either a model (--model) to score with, or scores (--scores) that are there already")
         if self.model is not None and not self.benchmark:

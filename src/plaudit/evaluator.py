@@ -1,6 +1,7 @@
 """PairEvaluator: transformers' Trainer as far as it evaluates, with each pair once and in order on whatever processes."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
-from plaudit import sharding
+from plaudit import faults, memory, sharding, shortage
 from plaudit.benchmark_sets import BenchmarkSets
 from plaudit.config import RewardConfig
 from plaudit.metrics import pair_metrics, require_finite
@@ -53,7 +54,8 @@ class PairEvaluator(Trainer):
             raise ValueError("eval_dataset is an empty dict; give at least one named data set")
         if eval_dataset is not None and not isinstance(eval_dataset, (str, dict)):
             eval_dataset = self._prepare(eval_dataset, metric_key_prefix)
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        with faults.explained(self):
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if eval_dataset is None and self.benchmark_sets is not None:
             metrics |= self._evaluate_benchmarks(metric_key_prefix)
         return metrics
@@ -75,9 +77,13 @@ class PairEvaluator(Trainer):
         Returns rewards, shape (num_pairs, 2), chosen first, in the dataset's order, and metrics. Rows of another format
         that hold no pair, such as tied votes, are left out and counted.
         """
-        return super().predict(
-            self._prepare(test_dataset, metric_key_prefix, drop=False), ignore_keys, metric_key_prefix
-        )
+        prepared = self._prepare(test_dataset, metric_key_prefix, drop=False)
+        with faults.explained(self):
+            return super().predict(prepared, ignore_keys, metric_key_prefix)
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Overridden because under DeepSpeed Trainer rounds numbers to the weights' precision; ours are margins and weights."""
+        return data.to(self.args.device) if isinstance(data, Tensor) else super()._prepare_input(data)
 
     def prediction_step(
         self,
@@ -156,8 +162,10 @@ class PairEvaluator(Trainer):
         self.callback_handler.eval_dataloader = dataloader
         scored, metrics = ScoredPairs(), {}
         for inputs in dataloader:
+            self._between_batches()
             self._dropped.note(name, inputs.pop("counts", None))
-            _, logits, labels = self.prediction_step(model, inputs, False, ignore_keys)
+            with self._memory_told(inputs, dataloader, name):
+                _, logits, labels = self.prediction_step(model, inputs, False, ignore_keys)
             batch = self._batch_columns(inputs, cast(Tensor, logits), cast(Tensor, labels))
             scored.add(inputs["pair_index"], inputs["num_tokens"], **batch)
             if self.args.batch_eval_metrics and compute_metrics is not None:
@@ -168,6 +176,17 @@ class PairEvaluator(Trainer):
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         self._dropped.say()
         return {**self._gathered(scored), "metrics": metrics}
+
+    def _memory_told(
+        self, inputs: Mapping[str, Any], dataloader: DataLoader, name: str
+    ) -> AbstractContextManager[None]:
+        dataset = getattr(dataloader.dataset, "dataset", None)
+        # A smaller batch of training would not make that of an evaluation smaller.
+        searches = self.is_in_train and self.args.auto_find_batch_size
+        return memory.explained(lambda: shortage.of_evaluation(self, inputs, dataset, name), lambda: not searches)
+
+    def _between_batches(self) -> None:
+        """Called before each batch, where a subclass may break the evaluation off."""
 
     def _batch_columns(self, inputs: Mapping[str, Any], logits: Tensor, labels: Tensor) -> dict[str, Any]:
         """Return what is kept of a scored batch, each with the pairs as its first dimension."""
@@ -200,7 +219,9 @@ class PairEvaluator(Trainer):
         if not self.accelerator._models and model is self.model:
             if self.accelerator.is_fsdp2:
                 model = sharding.shard_to_evaluate(self.accelerator, model)
-            elif self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.args.torch_compile):
+            elif self.is_deepspeed_enabled:
+                model = sharding.place_to_evaluate(self.accelerator, model)
+            elif self.is_fsdp_enabled and not self.args.torch_compile:
                 model = self.accelerator.prepare(model)
             else:
                 model = self.accelerator.prepare_model(model, evaluation_mode=True)
@@ -208,8 +229,6 @@ class PairEvaluator(Trainer):
                 self.model = model
             if model is not self.model:
                 self.model_wrapped = model
-            if self.is_deepspeed_enabled:
-                self.deepspeed = self.model_wrapped
         if not self.is_in_train and (self.args.fp16_full_eval or self.args.bf16_full_eval):
             model = model.to(torch.float16 if self.args.fp16_full_eval else torch.bfloat16).to(self.args.device)
         model.eval()

@@ -1,6 +1,7 @@
 """What the card of a trained model says: gathered from its trainer's arguments, data and log."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from peft import PeftModel
@@ -54,6 +55,32 @@ def card_facts(
         versions=library_versions(),
         extra=extra,
     )
+
+
+# What decides what a run computes, of the options. The ways to compute the same, such as the layout, are not among them.
+OPTIONS = """
+learning_rate lr_scheduler_type warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim max_steps
+num_train_epochs per_device_train_batch_size gradient_accumulation_steps train_sampling_strategy dataloader_drop_last seed
+data_seed max_length center_rewards_coefficient disable_dropout bf16 fp16
+""".split()
+
+
+def run_facts(trainer: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by name what a trainer's run is told to do, as JSON holds it. data: of `proof.data_facts`."""
+    args = trainer.args
+    found = {name: getattr(args, name) for name in OPTIONS}
+    if args.auto_find_batch_size:
+        del found["per_device_train_batch_size"]
+    inner = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    base = _base_name(inner, classifier_of(inner))
+    return {
+        **{name: getattr(value, "value", value) for name, value in found.items()},
+        "processes": args.world_size,
+        "model": base and os.path.basename(os.path.normpath(base)),
+        "adapter": isinstance(inner, PeftModel),
+        "training pairs": data["num_pairs"],
+        "hash of the training data": (data["sha256"] or "")[:12] or None,
+    }
 
 
 def _subfolder(model: nn.Module) -> str | None:

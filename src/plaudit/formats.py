@@ -9,14 +9,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from plaudit import compat, converters, records
+from plaudit import caches, compat, converters, records
 from plaudit.converters import CONVERTERS, Converter, Dropped, RowProblem
 from plaudit.records import ROW, SIDES, Layout, canonical, shape_of, wrong_shape
-from plaudit.say import say
+from plaudit.say import say, visible
 
 DROPPED = "plaudit_dropped"
 _EXTRAS = ("margin", "tools", "chat_template_kwargs")
 _EXAMPLE_CHARACTERS = 48
+# What is compared with the names that are known.
+LONGEST_NAME, MOST_NAMES = 100, 200
 _STREAM_ROWS_SEARCHED = 1_000
 
 
@@ -119,7 +121,7 @@ def _is_json_messages(text: Any) -> bool:
         return False
     try:
         return converters.is_message_list(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -153,7 +155,13 @@ def _some(columns: Sequence[str]) -> str:
 
 
 def _alike(name: str, columns: Sequence[str]) -> list[str]:
-    return [column for column in columns if name in column.lower()] or get_close_matches(name, columns, n=1)
+    short = _comparable(columns)
+    return [column for column in short if name in column.lower()] or get_close_matches(name, short, n=1)
+
+
+def _comparable(columns: Sequence[str]) -> list[str]:
+    """Return the names that may be misspelt: to compare one of a million characters would take hours."""
+    return [column for column in columns if len(column) <= LONGEST_NAME][:MOST_NAMES]
 
 
 def _needs(converter: Converter) -> str:
@@ -163,7 +171,10 @@ def _needs(converter: Converter) -> str:
 def _nearness(converter: Converter, columns: Sequence[str]) -> float:
     """Return how well the columns cover what a converter needs, 0 to 1."""
     best = [
-        max((SequenceMatcher(None, name, column).ratio() for name in names for column in columns), default=0.0)
+        max(
+            (SequenceMatcher(None, name, column).ratio() for name in names for column in _comparable(columns)),
+            default=0.0,
+        )
         for names in converter.columns
     ]
     return sum(best) / len(best)
@@ -211,7 +222,8 @@ def convert(
         },
     }
     if not streamed:
-        converted = rows.map(_convert_batch, desc=f"Converting {split}", **options)
+        with caches.beside(rows):
+            converted = rows.map(_convert_batch, desc=f"Converting {visible(split)}", **options)
         return _check_dropped(converted, len(rows), split, keep_dropped)
     # Small batches: a stream's first pairs come, and its bad row is reported, when they are reached.
     converted = rows.map(_convert_batch, batch_size=32, **options)
@@ -255,7 +267,7 @@ def _pairs(
     """Yield a row's pairs, each checked here, so that an error names the row that the user has."""
     kept = {column: row[column] for column in (*_EXTRAS, ROW) if column in row}
     try:
-        for pair in converter.convert(row, margins):
+        for pair in converter.pairs(row, margins):
             if isinstance(pair, Dropped):
                 yield pair
                 continue
@@ -264,6 +276,8 @@ def _pairs(
             yield record
     except RowProblem as problem:
         raise ValueError(f"{where}: {problem}") from None
+    except RecursionError:
+        raise converters.too_deep(where) from None
 
 
 def _example(rows: Iterable[Mapping[str, Any]], converter: Converter, margins: bool, split: str) -> dict[str, Any]:

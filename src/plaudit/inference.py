@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from traceback import clear_frames
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from plaudit import attention
+from plaudit import attention, memory
 from plaudit.collate import Padded, TreeRow
 from plaudit.probe import choose_layout
 from plaudit.proof import drawn_sequences, evaluating
@@ -102,9 +103,17 @@ class Inference:
         batch = layout(sequences)
         try:
             return rewards(self.model, {name: value.to(self.device) for name, value in batch.items()}).cpu().numpy()
-        except torch.OutOfMemoryError:
-            if len(sequences) == 1:
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_out_of_memory(error):
                 raise
+            if len(sequences) == 1:
+                text = (
+                    f"scoring one sequence of {len(sequences[0]):,} tokens on {self.device}. What helps: a shorter one, as "
+                    'max_length with truncation="left" makes it; the model in half precision (dtype="bfloat16"); another device'
+                )
+                raise memory.told(text, error) from error
+            # What the batch had made goes before the next one is tried.
+            clear_frames(error.__traceback__)
         self.max_tokens = max(1, min(self.max_tokens, batch["input_ids"].numel()) // 2)
         say(f"out of memory: batches are of {self.max_tokens:,} tokens from now on (max_batch_tokens)")
         return None

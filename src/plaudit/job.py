@@ -4,20 +4,22 @@ import contextlib
 import glob
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from plaudit import loading
-from plaudit.options import option
+from plaudit.options import check_fields, option
 from plaudit.scorable import BAD_ROWS, TRUNCATIONS
+from plaudit.values import brief, finite_number
 
 FORMATS = ("jsonl", "parquet")
+# Of a file of a job's own that cannot be read.
+CURE = "give --overwrite to begin anew, or name another output"
 # What decides the rows that are written; the model's fingerprint and the data's are added.
 DECISIVE = ("config", "split", "truncation", "max_length", "normalise", "keep", "bad_rows", "dtype", "rows_per_part")
 
@@ -60,17 +62,13 @@ class Job:
     overwrite: bool = option("Begin anew, without what an earlier start has left at the output.", False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("num_processes", "rows_per_part", "max_length", "max_batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be 1 or more")
-        for each in fields(self):
-            value, choices = getattr(self, each.name), each.metadata.get("choices")
-            if choices is not None and value is not None and value not in choices:
-                raise ValueError(f"{each.name} is {value!r}, but must be one of {', '.join(map(repr, choices))}")
-        is_number = isinstance(self.keep, (int, float)) and type(self.keep) is not bool and math.isfinite(self.keep)
-        if self.keep not in (None, "top1") and not is_number:
-            raise ValueError(f"keep is {self.keep!r}, but must be 'top1' or a number, the least reward")
+        if self.keep not in (None, "top1") and finite_number(self.keep) is None:
+            raise ValueError(f"keep is {brief(self.keep)}, but must be 'top1' or a number, the least reward")
         parsed = re.fullmatch(r"(\d+)/(\d+)", self.shard)
         if parsed is None or int(parsed[1]) >= int(parsed[2]):
             raise ValueError(
@@ -190,6 +188,10 @@ class Places:
         if self.output.exists() and self.output.is_dir() == self.job.is_file:
             found, cure = ("a directory", "name a file in it") if self.job.is_file else ("a file", "name a directory")
             raise ValueError(f"output {str(self.output)!r} is {found}; {cure}, or another output")
+        if self.state.is_symlink():
+            raise ValueError(
+                f"{str(self.state)!r} is a link, so that parts would be written elsewhere; remove the link"
+            )
         there = next(folder for folder in self.output.resolve().parents if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise ValueError(
@@ -224,14 +226,10 @@ def read_json(file: Path) -> dict[str, Any]:
     """Return what Places.write_json wrote."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{file} is damaged ({error}); give --overwrite to begin anew, or name another output"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error}); {CURE}") from error
     if not isinstance(values, dict):
-        raise ValueError(
-            f"{file} is damaged (it holds no object); give --overwrite to begin anew, or name another output"
-        )
+        raise ValueError(f"{file} is damaged (it holds no object); {CURE}")
     return values
 
 
@@ -261,6 +259,8 @@ def require_same(file: Path, is_own: bool, wanted: dict[str, Any]) -> None:
     """Raise ValueError where a job.json or a manifest is of another job, naming what differs."""
     found = read_json(file)
     found = found.get("job", found)
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged ('job' is no object); {CURE}")
     differing = [
         f"{name} {found.get(name)!r} (now {wanted[name]!r})" for name in wanted if found.get(name) != wanted[name]
     ]

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plaudit import caches, hub
 from plaudit.records import ROW
+from plaudit.redaction import require_no_secret
 from plaudit.say import say
 
 if TYPE_CHECKING:
@@ -34,12 +36,20 @@ def load_splits(name: str, config: str | None = None, *, streaming: bool = False
     path = Path(name).expanduser()
     reader = _reader_of(path)
     _check_name(name, path, reader, config)
-    # What the Hub's client says of a name that it does not know, or cannot reach, is for the user as it is.
+    hub.need(name)
+    # A stream keeps nothing.
+    options: dict[str, Any] = {"streaming": True} if streaming else {"cache_dir": caches.directory()}
+    # What the Hub's client says of a name that it does not know is for the user as it is.
     kinds = (Exception,) if path.exists() else (DatasetGenerationError, ValueError, StopIteration)
     try:
-        with _readers_log_muted():
-            splits = _read(name, path, reader, config, streaming)
+        with _readers_log_muted(), uncounted():
+            splits = _read(name, path, reader, config, options)
             _touch(splits, reader)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"data set {name!r} is neither a file nor a directory here, and the Hub cannot be asked for it ({error}); correct "
+            "the name, or load it once where there is a network, with HF_HOME on a disk that both see"
+        ) from error
     except kinds as error:
         reason = _reason(error, path, reader)
         if reason is None:
@@ -48,7 +58,30 @@ def load_splits(name: str, config: str | None = None, *, streaming: bool = False
     return splits
 
 
+@contextlib.contextmanager
+def named_in_errors(place: str) -> Iterator[None]:
+    """Put the place in front of what a reader of data raises once rows are asked for, such as a stream's at a broken line.
+
+    What plaudit raises, and what a machine or a network does, stays as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        from datasets.exceptions import DatasetGenerationError
+
+        of_readers = (ValueError, TypeError, DatasetGenerationError, RecursionError)
+        if type(error) in (ValueError, TypeError) or not isinstance(error, of_readers):
+            raise
+        reason = _shortened(" ".join(str(error.__cause__ or error).split()) or type(error).__name__)
+        raise ValueError(f"{place} cannot be read to its end: {reason}; mend the data") from error
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= REASON_CHARACTERS else text[: REASON_CHARACTERS - 1] + "…"
+
+
 def _check_name(name: str, path: Path, reader: str | None, config: str | None) -> None:
+    require_no_secret("data set", name)
     if reader is not None and not path.exists():
         raise FileNotFoundError(f"data set {name!r}: there is no such file")
     if reader is None and not path.exists() and name.startswith((".", "/", "~")):
@@ -64,16 +97,17 @@ def _check_name(name: str, path: Path, reader: str | None, config: str | None) -
         )
 
 
-def _read(name: str, path: Path, reader: str | None, config: str | None, streaming: bool) -> "dict[str, Rows]":
+def _read(name: str, path: Path, reader: str | None, config: str | None, options: dict[str, Any]) -> "dict[str, Rows]":
+    """Return the splits. options: of `load_dataset`, how the rows are kept."""
     from datasets import Dataset, load_dataset, load_from_disk
 
     if reader is not None and path.is_file():
-        return dict(load_dataset(reader, config, data_files={"train": str(path)}, streaming=streaming))
+        return dict(load_dataset(reader, config, data_files={"train": str(path)}, **options))
     if not _is_saved(path):
-        return dict(load_dataset(str(path) if path.is_dir() else name, config, streaming=streaming))
+        return dict(load_dataset(str(path) if path.is_dir() else name, config, **options))
     loaded = load_from_disk(str(path))
     splits: dict[str, Any] = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
-    return {split: rows.to_iterable_dataset() for split, rows in splits.items()} if streaming else splits
+    return {split: rows.to_iterable_dataset() for split, rows in splits.items()} if "streaming" in options else splits
 
 
 def _touch(splits: "dict[str, Rows]", reader: str | None) -> None:
@@ -102,6 +136,19 @@ def _readers_log_muted() -> Iterator[None]:
         log.setLevel(level)
 
 
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """Keep datasets from telling its makers' counter of downloads, over the network, that something was loaded here."""
+    from datasets import config
+
+    counts = config.HF_UPDATE_DOWNLOAD_COUNTS
+    config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    try:
+        yield
+    finally:
+        config.HF_UPDATE_DOWNLOAD_COUNTS = counts
+
+
 def _no_rows(name: str, split: str = "") -> ValueError:
     where = f" in split {split!r}" if split else ""
     return ValueError(
@@ -119,10 +166,12 @@ def _reason(error: Exception, path: Path, reader: str | None) -> str | None:
     is_empty = isinstance(error, StopIteration) or "corresponds to no data" in text
     if is_empty or (isinstance(error, IndexError) and _is_saved(path)):
         return None
+    if "scripts are no longer supported" in text:
+        return f"{text}: no code of a data set is run; write its rows as Parquet or JSON lines, without the script"
     # The readers count rows from the start of a block of the file, if at all.
     with contextlib.suppress(OSError, EOFError):
         text = _bad_line(path, reader) or text
-    return text if len(text) <= REASON_CHARACTERS else text[: REASON_CHARACTERS - 1] + "…"
+    return _shortened(text)
 
 
 def _bad_line(path: Path, reader: str | None) -> str | None:
@@ -139,7 +188,7 @@ def _bad_line(path: Path, reader: str | None) -> str | None:
                 # A .json file may hold one document, or a document a line.
                 if error.msg != "Extra data":
                     return f"line {error.lineno:,} is not JSON ({error.msg}, column {error.colno})"
-            except UnicodeDecodeError:
+            except (ValueError, RecursionError):
                 pass  # the lines say where
     with open_file(path, "rb") as file:
         problems = ((number, line_problem(line, reader)) for number, line in enumerate(file, 1) if line.strip())
@@ -155,6 +204,11 @@ def line_problem(line: bytes, reader: str) -> str | None:
         return f"is not UTF-8 (byte 0x{line[error.start]:02x}); save the file as UTF-8"
     except json.JSONDecodeError as error:
         return f"is not JSON ({error.msg}, column {error.colno})"
+    except RecursionError:
+        return "is JSON of too many levels; flatten the row"
+    except ValueError as error:
+        # A number of more digits than Python reads.
+        return f"is not JSON that can be read ({error})"
     return None if isinstance(value, dict) else f"holds a {type(value).__name__}, but must hold an object, a row"
 
 
@@ -207,7 +261,8 @@ def _hold_out(train: Any, size: float, name: str, seed: int) -> "tuple[Rows, Row
         raise ValueError(f"test_split_size={size:g} leaves no row to train on: {name!r} has {len(train):,} of them")
     # The parts count their rows anew, and an error about a row must name the one that the user can look up.
     numbered = train.add_column(ROW, list(range(len(train))))
-    parts = numbered.train_test_split(test_size=num_rows, seed=seed)
+    with caches.beside(numbered):
+        parts = numbered.train_test_split(test_size=num_rows, seed=seed)
     return parts["train"], parts["test"]
 
 

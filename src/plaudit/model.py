@@ -20,8 +20,10 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from plaudit import adapters, compat
+from plaudit import adapters, compat, hub, trust
 from plaudit.adapters import Loaded
+from plaudit.partitioned import whole_shape
+from plaudit.redaction import require_no_secret
 from plaudit.rewards import attach, classifier_of, head_names
 from plaudit.say import say
 
@@ -39,9 +41,11 @@ def load(
 ) -> nn.Module:
     """Return the classifier, or the adapter on its base, at a directory or a Hub id, with one label, in float32.
 
-    model_init_kwargs: keyword arguments of `from_pretrained`; `dtype` overrides float32. is_trained: it is to be scored
+    model_init_kwargs: keyword arguments of `from_pretrained`; `dtype` overrides float32, and `use_safetensors` False
+    reads pickled weights where there are no others. is_trained: it is to be scored
     with, so that a weight which the checkpoint lacks is an error; otherwise it is new, and said to be.
-    Raises ValueError for a path that does not exist and for a head with more than one output.
+    Raises ValueError for a path that does not exist and for a head with more than one output, and trust.Refused for code
+    and for pickled weights that nobody asked for.
     """
     name = require_path(name)
     kwargs = compat.translate_model_kwargs(dict(model_init_kwargs or {}))
@@ -50,6 +54,7 @@ def load(
     name = adapters.folder_of(name)
     is_adapter = adapters.is_adapter(name, **hub)
     if is_adapter:
+        trust.require_safe_adapter(name, kwargs, **hub)
         own = {key: value for key, value in kwargs.items() if key != "revision"}
         # What was recorded beside the adapter wins, but for the precision that the user asks for.
         precision = {"dtype": own["dtype"]} if "dtype" in own else {}
@@ -115,20 +120,26 @@ def load_classifier(name: str, kwargs: Mapping[str, Any]) -> Loaded:
     """Return the whole model at a directory or a Hub id as a classifier with one label."""
     name = require_path(name)
     kwargs = {"dtype": torch.float32, **kwargs, "num_labels": 1}
+    cautious = trust.cautious(kwargs)
+    hub = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
     if kwargs.get("config") is not None:
         # from_pretrained passes what it does not know to the model's constructor when a config is given.
-        kwargs["config"] = copy.deepcopy(kwargs["config"])
-        kwargs["config"].num_labels = kwargs.pop("num_labels")
+        cautious["config"] = copy.deepcopy(kwargs["config"])
+        cautious["config"].num_labels = cautious.pop("num_labels")
     verbosity = logging.get_verbosity()
     # The table of loaded weights calls a new head a fault; what matters of it is said below, in one line.
     logging.set_verbosity_error()
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True, **kwargs)
-    except (ImportError, torch.OutOfMemoryError):
+        trust.require_no_code_from_hub(name, kwargs, **hub)
+        trust.require_safetensors(name, kwargs, **hub)
+        model, report = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True, **cautious)
+    except (ImportError, torch.OutOfMemoryError, trust.Refused):
         raise
     # Broken weights and configs raise errors of every kind, safetensors' own included.
     except Exception as error:
-        raise ValueError(_why_not_loaded(name, error)) from error
+        raise trust.refused_code(name, error, cautious["trust_remote_code"]) or ValueError(
+            _why_not_loaded(name, error)
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
     return Loaded(model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"]))
@@ -311,8 +322,12 @@ def load_tokenizer(name: str, model_init_kwargs: Mapping[str, Any] | None, trust
         # Beside a model's config alone, transformers makes a tokenizer of the model's kind that knows no words.
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
             raise ValueError("there are no tokenizer files")
+        if not trust_remote_code:
+            trust.say_unused_tokenizer(name)
         return tokenizer
     except (OSError, ValueError, KeyError) as error:
+        if refused := trust.refused_code(name, error, trust_remote_code, trust.TOKENIZER):
+            raise refused from error
         if os.path.isdir(name) and adapters.is_adapter(name):
             base = adapters.PeftConfig.from_pretrained(name).base_model_name_or_path
             if base and base != name:
@@ -329,8 +344,8 @@ def vocabulary_size(model: nn.Module) -> int | None:
     if not isinstance(inner, PreTrainedModel):
         return None
     embeddings = inner.get_input_embeddings()
-    # Under ZeRO-3 a parameter is empty here; the config still knows.
-    rows = embeddings.weight.shape[0] if embeddings is not None and embeddings.weight.dim() == 2 else 0
+    shape: Any = () if embeddings is None else whole_shape(embeddings.weight)
+    rows = shape[0] if len(shape) == 2 else 0
     return rows or getattr(inner.config.get_text_config(), "vocab_size", None)
 
 
@@ -354,7 +369,11 @@ def has_learned_positions(model: nn.Module) -> bool:
 def stored_vocabulary_size(name: str | None) -> int | None:
     """Return the vocabulary size in the config of a model that is on this machine, None where there is none."""
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=True).get_text_config().vocab_size if name else None
+        if not name:
+            return None
+        # Without the second argument, a config with code of its own would have transformers ask at the terminal.
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=True)
+        return config.get_text_config().vocab_size
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -378,11 +397,16 @@ def skip_checkpointing(model: nn.Module) -> str | None:
 
 
 def require_path(name: str) -> str:
-    """Return the name with `~` expanded; ValueError for what can only be a local path and is none, before the Hub is asked."""
+    """Return the name with `~` expanded, once it is known whether the Hub, where it is a Hub id, can be reached.
+
+    ValueError for what can only be a local path and is none, and for a name with a password in it.
+    """
+    require_no_secret("model", name)
     looks_local = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or (os.sep != "/" and os.sep in name)
     path = os.path.expanduser(name)
     if looks_local and not os.path.isdir(path):
         raise ValueError(
             f"model: the directory '{name}' does not exist; correct the path, or give a Hub id (owner/name)"
         )
+    hub.need(name)
     return path

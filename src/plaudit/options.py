@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from plaudit.compat import OLDER_FIELDS
+from plaudit.config_file import read_config
 from plaudit.converters import CONVERTERS
+from plaudit.redaction import HIDDEN, is_secret
+from plaudit.values import brief, wanted_instead
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of an error: the nearest of the known names, if one is near."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
+    # The time grows with the square of the length.
+    nearest = difflib.get_close_matches(name[:100], list(known), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
@@ -38,9 +42,25 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[st
     """Return the parsed arguments by name; UsageError with the nearest flag for one that is unknown."""
     namespace, unknown = parser.parse_known_args(list(arguments))
     if unknown:
-        nearest = did_you_mean(unknown[0].split("=")[0], _flags(parser._actions))
-        raise UsageError(f"unknown argument {unknown[0]!r}{nearest}")
+        # Not the value: it may be a token, given by a flag that was spelt wrong.
+        flag = unknown[0].split("=")[0]
+        nearest = did_you_mean(flag, _flags(parser._actions))
+        raise UsageError(f"unknown argument {flag if flag.startswith('--') else unknown[0]!r}{nearest}")
     return vars(namespace)
+
+
+def check_fields(options: Any) -> None:
+    """Raise ValueError, naming the option, where one of a verb's dataclass has a value of another type, or none of its
+    choices."""
+    hints = get_type_hints(type(options))
+    for each in fields(options):
+        value = getattr(options, each.name)
+        wanted = wanted_instead(value, hints[each.name])
+        if wanted is not None:
+            raise ValueError(f"{each.name} must be {wanted}, not {brief(value)}")
+        choices = each.metadata.get("choices")
+        if choices is not None and value is not None and value not in choices:
+            raise ValueError(f"{each.name} is {brief(value)}, but must be one of {', '.join(map(repr, choices))}")
 
 
 def option(help: str, default: Any = None, **words: Any) -> Any:
@@ -273,31 +293,11 @@ def _read_config(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
 
     FileNotFoundError and ValueError name the file, and the key where one is wrong.
     """
-    import yaml
-
-    if file.is_dir():
-        raise ValueError(f"config file {str(file)!r} is a directory; name the .yaml file in it")
-    try:
-        text = file.read_text(encoding="utf-8")
-        # Twice: as the words that were written (1e-4 and no are not what YAML makes of them), and as structure.
-        words, values = yaml.load(text, yaml.BaseLoader), yaml.safe_load(text)
-        node: Any = yaml.compose(text)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"config file {str(file)!r} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config file {str(file)!r} is not YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"config file {str(file)!r} holds a {type(values).__name__}, but must hold 'option: value' lines"
-        )
-    _require_one_of_each(file, [str(key.value) for key, _ in node.value])
     # Backwards, because the first of two with one name is the option itself, the second its --no_ form.
     actions = {action.dest: action for action in reversed(parser._actions) if action.dest not in ("help", "config")}
     given = {}
-    for (key, word), value in zip(words.items(), values.values(), strict=True):
-        name = str(key).replace("-", "_")
+    for key, word, value in read_config(file):
+        name = key.replace("-", "_")
         if name not in actions:
             raise ValueError(f"config file {str(file)!r}: unknown key {key!r}{did_you_mean(name, actions)}")
         try:
@@ -305,14 +305,6 @@ def _read_config(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
         except UsageError as error:
             raise ValueError(f"config file {str(file)!r}: {str(error).removeprefix('--')}") from None
     return given
-
-
-def _require_one_of_each(file: Path, keys: Sequence[str]) -> None:
-    """ValueError for a key given twice, of which YAML would take the last in silence."""
-    names = [key.replace("-", "_") for key in keys]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"config file {str(file)!r}: key {twice!r} is there twice; leave one out")
 
 
 def _option_value(parser: argparse.ArgumentParser, name: str, action: Any, word: Any, value: Any) -> Any:
@@ -325,29 +317,38 @@ def _option_value(parser: argparse.ArgumentParser, name: str, action: Any, word:
         return None
     if isinstance(value, dict):
         # Options that are dicts take JSON, as their flags do.
-        word = json.dumps(_with_numbers(value), default=str)
+        word = json.dumps(_for_json(name, value))
     elif isinstance(value, bool) and action.type is string_to_bool:
         word = str(value)  # YAML has more words for it, such as off
     elif isinstance(value, list):
         if not _may_be_list(name):
-            raise UsageError(f"{name}: takes one value, not the list {value!r}")
+            raise UsageError(f"{name}: takes one value, not the list {HIDDEN if is_secret(name) else brief(value)}")
         wrong = [item for item in value if not isinstance(item, str)]
         if wrong:
-            raise UsageError(f"{name}: the list's {wrong[0]!r} is no text; write it in quotes")
+            raise UsageError(f"{name}: the list's {brief(wrong[0])} is no text; write it in quotes")
         if action.nargs != "+" or not value:
             return value
         return getattr(parser.parse_args([f"--{name}", *word]), name)
     return getattr(parser.parse_args([f"--{name}={word}"]), name)
 
 
-def _with_numbers(value: Any) -> Any:
-    """Return the value with texts such as 1e-4, a number to everyone but YAML, as numbers."""
+def _for_json(name: str, value: Any) -> Any:
+    """Return the value with texts such as 1e-4, a number to everyone but YAML, as numbers.
+
+    UsageError for what JSON does not have, a date or a key that is no text, rather than what it would be made into.
+    """
     if isinstance(value, dict):
-        return {key: _with_numbers(item) for key, item in value.items()}
+        odd = [key for key in value if not isinstance(key, str)]
+        if odd:
+            raise UsageError(f"{name}: the key {odd[0]!r} is no text; write it in quotes")
+        return {key: _for_json(name, item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_numbers(item) for item in value]
-    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d+)?[eE][-+]?\d+", value)
-    return float(value) if is_number else value
+        return [_for_json(name, item) for item in value]
+    if not isinstance(value, (str, int, float, bool, type(None))):
+        raise UsageError(f"{name}: {value} is a {type(value).__name__} to YAML; write it in quotes")
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d+)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
 
 
 def _may_be_none(name: str) -> bool:

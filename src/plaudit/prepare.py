@@ -13,12 +13,14 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from plaudit import converters, formats, records, tokens
+from plaudit import caches, converters, faults, formats, records, tokens
 from plaudit.converters import Converter
 from plaudit.formats import DROPPED
+from plaudit.loading import named_in_errors
 from plaudit.records import ROW, Layout
-from plaudit.say import say
+from plaudit.say import say, visible
 from plaudit.tree import num_common
+from plaudit.values import brief
 
 CHECKED_STREAM_ROWS = 1_000
 SIDES = ("chosen_ids", "rejected_ids")
@@ -160,7 +162,7 @@ class EncodePairs:
                 raise ValueError(f"{where(i)}: no token is left after tokenizing; remove the row or fill it")
             if size is not None and max(ids) >= size:
                 raise ValueError(
-                    f"{where(i)}: token id {max(ids)} is outside the model's vocabulary of {size:,}; "
+                    f"{where(i)}: token id {brief(max(ids))} is outside the model's vocabulary of {size:,}; "
                     "tokenize with the model's own tokenizer"
                 )
         return sequences
@@ -205,16 +207,17 @@ def prepare(
         dataset = dataset.select_columns([name for name in _features(layout) if name != ROW])
         _check_stream(dataset, split, rules)
         return _without_dropped(dataset), layout
-    prepared = dataset.map(
-        encode,
-        with_indices=True,
-        batched=True,
-        remove_columns=dataset.column_names,
-        features=_features(layout),
-        num_proc=num_proc,
-        new_fingerprint=_fingerprint(dataset, encode, tokenizer),
-        desc=f"Preparing {split}",
-    )
+    with caches.beside(dataset), faults.preparing(split, num_proc):
+        prepared = dataset.map(
+            encode,
+            with_indices=True,
+            batched=True,
+            remove_columns=dataset.column_names,
+            features=_features(layout),
+            num_proc=num_proc,
+            new_fingerprint=_fingerprint(dataset, encode, tokenizer),
+            desc=f"Preparing {visible(split)}",
+        )
     # map keeps the transform, which is for the columns that were.
     return _drop(prepared.with_format(None), split, rules), layout
 
@@ -225,7 +228,8 @@ def look(dataset: Dataset | IterableDataset, split: str) -> tuple[dict, Converte
     Raises ValueError for an empty dataset, unknown columns, and answers that are neither text, messages nor ids.
     """
     rows: Any = _plain(dataset)
-    first = next(iter(rows), None)
+    with named_in_errors(f"{split}: the data set"):
+        first = next(iter(rows), None)
     if first is None:
         raise ValueError(f"{split}: the dataset is empty; at least one pair is needed")
     converter = formats.recognise(list(first), first, split)
@@ -259,7 +263,12 @@ def _without_dropped(marked: IterableDataset) -> IterableDataset:
 
 def kept_rows(stream: IterableDataset, counts: Counter) -> Iterator[dict]:
     """Yield the pairs of a prepared stream that are to be used; all are counted, the dropped ones by reason, in counts."""
-    for row in getattr(stream, MARKED, stream):
+    rows = iter(getattr(stream, MARKED, stream))
+    while True:
+        with named_in_errors(f"the stream, after {counts['rows']:,} rows,"):
+            row = next(rows, None)
+        if row is None:
+            return
         counts["rows"] += 1
         if row.get(DROPPED):
             counts[row[DROPPED]] += 1
@@ -384,9 +393,10 @@ def _check_stream(stream: IterableDataset, split: str, rules: Rules) -> None:
     """Raise the error of a bad row among the first ones, and ValueError where none of them would be used."""
     counts: Counter = Counter()
     lengths = []
-    for row in stream.take(CHECKED_STREAM_ROWS):
-        counts.update(["rows", row[DROPPED] or "kept"])
-        lengths.append((len(row["chosen_ids"]), len(row["rejected_ids"])))
+    with named_in_errors(f"{split}: the stream"):
+        for row in stream.take(CHECKED_STREAM_ROWS):
+            counts.update(["rows", row[DROPPED] or "kept"])
+            lengths.append((len(row["chosen_ids"]), len(row["rejected_ids"])))
     if not counts.pop("kept", 0):
         rows = counts.pop("rows")
         first = "first " if rows == CHECKED_STREAM_ROWS else ""

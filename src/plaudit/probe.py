@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from plaudit import attention
 from plaudit.collate import Padded, TreeRow
 from plaudit.config import RewardConfig
+from plaudit.partitioned import gather_as_used, is_partitioned, is_spread, stop_gathering
 from plaudit.rewards import attach, classifier_of, reads_last_token, rewards
 from plaudit.tree import layout as tree_layout
 
@@ -44,19 +45,23 @@ def layout_of_run(
     if args.packing == "off" or args.neftune_noise_alpha is not None:
         return Padded(pad_token_id, args.pad_to_multiple_of), None
     found: Any = None
-    # Elsewhere the weights may not be loaded yet, so the first process tries for all.
-    if accelerator.process_index == 0:
+    # Elsewhere the weights may not be loaded yet, so the first process tries for all; those spread over all need all.
+    if accelerator.process_index == 0 or is_spread(model):
         pairs = list(cast(Any, dataset.take(2)))
-        found = choose_layout(
-            model,
-            [*(pair["chosen_ids"] for pair in pairs), *(pair["rejected_ids"] for pair in pairs)],
-            pad_token_id,
-            pad_to_multiple_of=args.pad_to_multiple_of or (COMPILED_MULTIPLE if args.torch_compile else None),
-            longest=args.max_length,
-            device=accelerator.device,
-            autocast={"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision),
-            keeps_dropout=not args.disable_dropout,
-        )
+        gather_as_used(model)
+        try:
+            found = choose_layout(
+                model,
+                [*(pair["chosen_ids"] for pair in pairs), *(pair["rejected_ids"] for pair in pairs)],
+                pad_token_id,
+                pad_to_multiple_of=args.pad_to_multiple_of or (COMPILED_MULTIPLE if args.torch_compile else None),
+                longest=args.max_length,
+                device=accelerator.device,
+                autocast={"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision),
+                keeps_dropout=not args.disable_dropout,
+            )
+        finally:
+            stop_gathering(model)
     layout, reason = cast(Any, broadcast_object_list([found])[0])
     if isinstance(layout, TreeRow):
         attention.enable(cast(PreTrainedModel, classifier_of(model)))
@@ -88,7 +93,7 @@ def choose_layout(
     classifier = classifier_of(model)
     if not reads_last_token(model):
         return padded, f"{type(classifier).__name__} is not a decoder that reads its reward at the last token"
-    if any(each.is_meta or not each.numel() for each in classifier.parameters()):
+    if any(each.is_meta or not (each.numel() or is_partitioned(each)) for each in classifier.parameters()):
         return padded, "the model's weights are not here to try it: they are partitioned or not loaded yet"
     batches = _trial(classifier, [list(ids) for ids in sequences], longest)
     runs_on = device or next(classifier.parameters()).device

@@ -29,8 +29,10 @@ from plaudit import __version__, tokens
 from plaudit.adapters import active_adapter, file_beside
 from plaudit.collate import Padded, TreeRow
 from plaudit.model import max_positions
+from plaudit.partitioned import whole_shape
 from plaudit.prepare import SIDES
 from plaudit.rewards import classifier_of, head_names, reads_last_token, rewards
+from plaudit.values import brief
 
 PROOF_FILE = "reward_model.json"
 IMPORTED_IN = os.getpid()
@@ -357,7 +359,7 @@ def dtype_name(model: nn.Module) -> str:
     counts: Counter[torch.dtype] = Counter()
     for each in model.parameters():
         if each.is_floating_point():
-            counts[each.dtype] += each.numel()
+            counts[each.dtype] += whole_shape(each).numel()
     name = str(max(counts, key=lambda dtype: counts[dtype], default=torch.float32)).removeprefix("torch.")
     return name if name in BITS else "quantized"
 
@@ -366,17 +368,21 @@ def _peft_of(model: nn.Module) -> PeftModel | None:
     return next((module for module in model.modules() if isinstance(module, PeftModel)), None)
 
 
-def weight_fingerprints(model: nn.Module, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, str]:
+def weight_fingerprints(
+    model: nn.Module, state_dict: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]] | None = None
+) -> dict[str, str]:
     """Return a hash of each part's weights: `head`, `body`, and `adapter` where there is one.
 
     Of every tensor its shape and up to 64 values spread over it, whatever it is called, so that wrappers make no
-    difference. state_dict: the whole weights where the model holds only its share of them.
+    difference. state_dict: the whole weights, or their names and values one by one, where the model holds only its share
+    of them.
     """
     inner = _peft_of(model)
     prefix = getattr(getattr(inner, "base_model", None), "prefix", None) if inner is not None else None
     heads = set(head_names(model))
     parts: dict[str, list[bytes]] = {"head": [], "body": [], **({} if inner is None else {"adapter": []})}
-    for name, tensor in (model.state_dict() if state_dict is None else state_dict).items():
+    weights = model.state_dict() if state_dict is None else state_dict
+    for name, tensor in weights.items() if isinstance(weights, Mapping) else weights:
         words = name.split(".")
         # What a module that an adapter brings has replaced is not used.
         is_buffer = tensor.dtype in (torch.int64, torch.int32, torch.bool)
@@ -433,7 +439,7 @@ def read_proof(name: str, **hub: Any) -> Proof | None:
             golden=[Golden(**one) for one in values["golden"]],
         )
         _check(proof)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(
             f"'{name}': {PROOF_FILE} cannot be used ({type(error).__name__}: {error}); restore the file, or delete it, "
             "without which the rewards cannot be checked"
@@ -452,9 +458,34 @@ def _check(proof: Proof) -> None:
     for one in proof.golden:
         if not one.token_ids or not all(type(token) is int and token >= 0 for token in one.token_ids):
             raise ValueError("a golden conversation has no token ids")
+        if not _is_text(one.text) or not _are_messages(one.messages):
+            raise ValueError("a golden conversation's text or messages are none")
     for name, kind in (("kind", str), ("template_kwargs", dict)):
         if not isinstance(proof.rendering[name], kind):
-            raise ValueError(f"rendering.{name} is {proof.rendering[name]!r}")
+            raise ValueError(f"rendering.{name} is {brief(proof.rendering[name])}")
     for name in ("dtype", "computed_in"):
         if proof.model[name] not in BITS:
             raise ValueError(f"model.{name} is {proof.model[name]!r}")
+    for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        if not (proof.rendering.get(name) is None or type(proof.rendering[name]) is int):
+            raise ValueError(f"rendering.{name} is {brief(proof.rendering[name])}")
+    for name in ("data", "versions", "reward", "normalisation", "model"):
+        if not isinstance(getattr(proof, name), dict):
+            raise ValueError(f"{name} is no object")
+    # What is written beside a merged model must be text that a file can hold.
+    json.dumps(dataclasses.asdict(proof), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _are_messages(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, list) or not value:
+        return False
+    return all(
+        isinstance(one, dict) and isinstance(one.get("role"), str) and isinstance(one.get("content"), str)
+        for one in value
+    )

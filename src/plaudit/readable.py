@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from plaudit import converters
+from plaudit.say import visible
 
 # Where a long text folds, and how much of it a page holds at most: the rest is in the file that the text came from.
 FOLD_AT, LONGEST = 1_200, 8_000
@@ -15,8 +16,6 @@ ALL_TEXTS, LEAST = 400_000, 1_500
 # Turns before the last so many stand in a fold.
 TURNS_SHOWN = 5
 ROLES = {"user": "User", "assistant": "Assistant", "system": "System", "tool": "Tool", "text": "Text"}
-# Characters that reorder or hide what stands after them, beyond the text that they are in.
-_OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Folded(NamedTuple):
@@ -38,7 +37,7 @@ def clean(text: Any) -> str:
     """Return a text that a page can hold: what would hide, reorder or break it is shown as its code."""
     plain = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, default=str)
     plain = plain.replace("\r\n", "\n").replace("\r", "\n")
-    return _OVERRIDES.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", plain)
+    return visible(plain)
 
 
 def one_line(text: Any, longest: int = 200) -> str:

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal
 
 from plaudit import converters
-from plaudit.converters import RowProblem, shown
+from plaudit.converters import RowProblem
 from plaudit.say import say
+from plaudit.values import brief, finite_number, shown
 
 SIDES = ("chosen", "rejected")
 # A column that holds each row's number in the file it came from, where that is not its number in the dataset.
@@ -47,6 +47,8 @@ def canonical(row: Mapping[str, Any], layout: Layout, where: str) -> dict[str, A
             pair["margin"] = _margin(row.get(layout.columns["margin"]), layout.columns["margin"])
     except RowProblem as problem:
         raise ValueError(f"{where}: {problem}") from None
+    except RecursionError:
+        raise converters.too_deep(where) from None
     return pair
 
 
@@ -79,10 +81,11 @@ def wrong_shape(column: str, shape: str, value: Any) -> str:
 def _margin(value: Any, column: str) -> float:
     if value is None:
         raise RowProblem(f"{column!r} is missing; give every row a margin or drop the column")
+    number = finite_number(value)
     # The loss is computed in float32, where a larger number would be infinite.
-    if isinstance(value, bool) or not isinstance(value, Real) or not abs(float(value)) < LARGEST_MARGIN:
+    if number is None or abs(number) >= LARGEST_MARGIN:
         raise RowProblem(f"{column!r} must be a finite number, not {shown(value)}; mend the row or drop the column")
-    return float(value)
+    return number
 
 
 def text_of(row: Mapping[str, Any], column: str) -> str:
@@ -130,13 +133,13 @@ def ids_of(row: Mapping[str, Any], layout: Layout, side: str) -> list[int]:
     column = layout.columns[f"{side}_ids"]
     ids = integers_of(row.get(column), column, {int})
     if ids and min(ids) < 0:
-        raise RowProblem(f"{column!r} has the negative id {min(ids)}; drop padding and label ids from the row")
+        raise RowProblem(f"{column!r} has the negative id {brief(min(ids))}; drop padding and label ids from the row")
     mask_column = layout.columns.get(f"{side}_mask")
     if mask_column is not None:
         mask = integers_of(row.get(mask_column), mask_column, {int, bool})
         if not set(mask) <= {0, 1}:
             raise RowProblem(
-                f"{mask_column!r} holds {sorted(set(mask))[:5]}; a mask has 1 for a token and 0 for padding"
+                f"{mask_column!r} holds {brief(sorted(set(mask))[:5])}; a mask has 1 for a token and 0 for padding"
             )
         if len(mask) != len(ids):
             raise RowProblem(
@@ -290,7 +293,7 @@ def _repeats(prompt: list[dict[str, Any]], side: list[dict[str, Any]]) -> bool:
 def tools_of(value: Any, column: str) -> list[dict[str, Any]] | None:
     """Return tool schemas as dicts without None entries, or None for no tools."""
     tools = _decoded(value, column)
-    if tools is None or tools == []:
+    if tools is None or (isinstance(tools, list) and not tools):
         return None
     if not isinstance(tools, (list, tuple)):
         raise RowProblem(
@@ -310,6 +313,8 @@ def _decoded(value: Any, column: str) -> Any:
         return None
     try:
         return json.loads(value)
+    except RecursionError:
+        raise RowProblem(f"{column!r} is JSON of too many levels: {value[:60]!r}; mend the row") from None
     except ValueError as error:
         raise RowProblem(f"{column!r} is not JSON ({error}): {value[:60]!r}; mend the row") from None
 

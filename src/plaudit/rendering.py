@@ -10,6 +10,7 @@ from plaudit import tokens
 from plaudit.records import num_system_turns
 from plaudit.scorable import TRUNCATIONS, Scorable
 from plaudit.tree import num_common
+from plaudit.values import brief
 
 
 def check_limits(truncation: str, max_length: int | None) -> None:
@@ -93,7 +94,7 @@ class Renderer:
                 raise ValueError(f"{one.where}: no token is left after tokenizing; give it something to score")
             if self.vocabulary_size is not None and max(ids) >= self.vocabulary_size:
                 raise ValueError(
-                    f"{one.where}: token id {max(ids)} is outside the model's vocabulary of {self.vocabulary_size:,}; "
+                    f"{one.where}: token id {brief(max(ids))} is outside the model's vocabulary of {self.vocabulary_size:,}; "
                     "tokenize with the model's own tokenizer"
                 )
         return out

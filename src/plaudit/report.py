@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def try_report(folder: str | os.PathLike[str]) -> Path | None:
         return write_report(folder)
     except Exception as error:
         cause = " ".join(str(error).split()) or type(error).__name__
-        say(f"no report: {cause}; plaudit report {folder} makes it later")
+        say(f"no report: {cause}; plaudit report {shlex.quote(str(folder))} makes it later")
         return None
 
 
@@ -123,7 +124,7 @@ def _step_of(checkpoint: Path) -> int:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); make it again, or move it away") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(value).__name__}; make it again, or move it away")
@@ -137,7 +138,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {place}: not JSON ({error}); make the file again, or move it away"
             ) from None

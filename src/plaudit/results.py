@@ -83,7 +83,7 @@ def _are_of(mistakes: Path, rows: Sequence[ScoredRow]) -> bool:
         found = [json.loads(line) for line in mistakes.read_text(encoding="utf-8").split("\n") if line]
         keys = [(one["benchmark"], one["subset"], one["id"]) for one in found]
         given = [[side["reward"] for side in one["candidates"]] for one in found]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
     return all(rewards.get(key) == values for key, values in zip(keys, given, strict=True))
 

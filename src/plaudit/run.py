@@ -6,7 +6,7 @@ from typing import Any
 
 from peft import LoraConfig, TaskType
 
-from plaudit import formats, loading, report
+from plaudit import checkpoints, formats, loading, report
 from plaudit.config import RewardConfig
 from plaudit.metrics import pair_metrics
 from plaudit.options import ADAPTER_OPTIONS, OWN_OPTIONS, DataArguments, ModelArguments, did_you_mean, taken
@@ -84,6 +84,9 @@ def _leave_results(trainer: RewardTrainer) -> None:
 
 def _train_and_save(trainer: Any) -> None:
     """Train and save, before an evaluation could lose the training."""
+    if trainer.args.should_save:
+        # What is trained is to be saved, also where no checkpoints are.
+        checkpoints.require_writable(trainer.args.output_dir)
     result = trainer.train(resume_from_checkpoint=_resume_from(trainer.args.resume_from_checkpoint))
     trainer.save_model()
     trainer.save_state()

@@ -84,12 +84,18 @@ class RunningMetrics:
             "margin": sums["margin"] / pairs,
         }
 
-    def restore(self, num_tokens: int, reduced: Mapping[str, Any], first_process: bool) -> None:
-        """Take up what a checkpoint kept; one process holds the sums of all, the others start at zero."""
+    def own(self) -> dict[str, Any]:
+        """Return this process's part of the interval as plain numbers; one read of the device, and nothing changes."""
+        row = torch.cat([self._sums, *self._extremes]).cpu().double()
+        return {
+            "tokens": self._local_tokens,
+            "sums": row[: len(self.SUMS)].tolist(),
+            "extremes": row[len(self.SUMS) :].reshape(-1, 2).tolist(),
+        }
+
+    def restore(self, num_tokens: int, own: Mapping[str, Any]) -> None:
+        """Take up what a checkpoint kept. num_tokens: of all processes at the last log; own: what `own` returned here."""
         self.clear()
-        self.num_tokens, self._local_tokens = num_tokens, 0
-        sums = torch.tensor(reduced["sums"], dtype=self._dtype, device=self._device)
-        extremes = torch.tensor(reduced["extremes"], dtype=self._dtype, device=self._device).reshape(-1, 2)
-        if not first_process:
-            sums, extremes = torch.zeros_like(sums), torch.full_like(extremes, -math.inf)
-        self._sums, self._extremes = sums, list(extremes)
+        self.num_tokens, self._local_tokens = num_tokens, own["tokens"]
+        self._sums = torch.tensor(own["sums"], dtype=self._dtype, device=self._device)
+        self._extremes = list(torch.tensor(own["extremes"], dtype=self._dtype, device=self._device).reshape(-1, 2))

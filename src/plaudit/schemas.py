@@ -8,9 +8,10 @@ from typing import Any
 
 from plaudit import records
 from plaudit.agreement import DOMAIN_COLUMNS, MODEL_COLUMNS
-from plaudit.converters import ANSWER_MARK, RowProblem, shown
+from plaudit.converters import ANSWER_MARK, RowProblem, too_deep
 from plaudit.records import SIDES
 from plaudit.ties import is_ties_id
+from plaudit.values import shown
 
 PPE_ANSWERS = 32
 # A vote for neither is counted apart by the benchmark's figures.
@@ -97,6 +98,8 @@ def read_row(kind: str, row: Mapping[str, Any], where: str, part: str | None = N
         return with_details(SCHEMAS[kind].read(row, part))
     except RowProblem as problem:
         raise ValueError(f"{where}: {problem}") from None
+    except RecursionError:
+        raise too_deep(where) from None
 
 
 def _required(kind: str, row: Mapping[str, Any]) -> Sequence[str]:
@@ -191,6 +194,12 @@ def _labels(value: Any, column: str, count: int) -> list[int]:
 def _id(row: Mapping[str, Any], *columns: str) -> str:
     """Return what the first of the columns says; "" where the row has no such, to be numbered."""
     value = next((row[name] for name in columns if row.get(name) is not None), "")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (str, int, float))
+        or (type(value) is int and abs(value) >= 1 << 64)
+    ):
+        raise RowProblem(f"the row's id must be text or a number, not {shown(value)}; mend the row or drop the column")
     return str(value)
 
 
@@ -261,7 +270,7 @@ def _rm_bench(row: Mapping[str, Any], part: str | None) -> BenchmarkRow:
 
 def _judgebench(row: Mapping[str, Any], part: str | None) -> BenchmarkRow:
     label = row.get("label")
-    if label not in JUDGEMENTS:
+    if not isinstance(label, str) or label not in JUDGEMENTS:
         raise RowProblem(f"'label' must be 'A>B' or 'B>A', not {shown(label)}; mend the row")
     answers = [_text(row, "response_A"), _text(row, "response_B")]
     source = _text(row, "source", may_be_empty=False)

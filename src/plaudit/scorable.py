@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from plaudit import converters, formats, records
-from plaudit.converters import Converter, Dropped, RowProblem, shown
+from plaudit.converters import Converter, Dropped, RowProblem
 from plaudit.records import shape_of
 from plaudit.say import say
+from plaudit.values import brief, shown
 
 # What happens to a sequence that is too long, and to a row that cannot be scored.
 TRUNCATIONS = ("error", "left", "drop_turns")
@@ -60,7 +61,7 @@ def of_items(items: Any, extras: Mapping[str, Any], as_turns: bool) -> list[Scor
         items = items.to_dict("records")
     if is_one(items):
         items = [items]
-    if not hasattr(items, "__iter__") or isinstance(items, (set, frozenset)):
+    if not hasattr(items, "__iter__") or isinstance(items, (set, frozenset)) or getattr(items, "ndim", 1) == 0:
         raise TypeError(
             f"expected texts or conversations to score, got {type(items).__name__}; give a text, a message list, or a list of them"
         )
@@ -83,6 +84,8 @@ def _of_item(item: Any, where: str, group: int, extras: Mapping[str, Any], as_tu
         return _conversation(records.messages_of(item, "the conversation"), "the conversation", where, group, extras)
     except RowProblem as problem:
         raise ValueError(f"{where}: {problem}") from None
+    except RecursionError:
+        raise converters.too_deep(where) from None
 
 
 def plain(value: Any) -> Any:
@@ -119,7 +122,7 @@ def of_answers(
     as_turns: whether a text prompt is a user's turn and a text answer the assistant's, or both are joined as texts.
     Raises ValueError naming the answer.
     """
-    if is_one(responses) or not hasattr(responses, "__iter__"):
+    if is_one(responses) or not hasattr(responses, "__iter__") or getattr(responses, "ndim", 1) == 0:
         raise ValueError(f"{where}: responses must be a list of answers, not {shown(responses)}; wrap it as [response]")
     out = []
     for number, response in enumerate(responses):
@@ -128,6 +131,8 @@ def of_answers(
             out.append(_answered(plain(prompt), plain(response), place, group, extras, as_turns))
         except RowProblem as problem:
             raise ValueError(f"{place}: {problem}") from None
+        except RecursionError:
+            raise converters.too_deep(place) from None
     return out
 
 
@@ -140,6 +145,13 @@ def of_prompts(
     """
     if is_one(prompts):
         raise ValueError("prompts is one prompt; give it as prompt=, or wrap it as [prompt] with one list of responses")
+    for name, value in (("prompts", prompts), ("responses", responses)):
+        if (
+            not hasattr(value, "__len__")
+            or isinstance(value, (str, set, frozenset, Mapping))
+            or getattr(value, "ndim", 1) == 0
+        ):
+            raise TypeError(f"{name} must be a list, one entry a prompt, not {shown(value)}")
     if len(prompts) != len(responses):
         raise ValueError(
             f"there are {len(prompts):,} prompts and {len(responses):,} entries of responses; give one list of answers a prompt"
@@ -184,17 +196,23 @@ def of_ids(input_ids: Any, attention_mask: Any = None, pad_token_id: int | None 
     """
     if isinstance(input_ids, Mapping):
         raise ValueError(
-            f"input_ids holds the columns {sorted(input_ids)}; give input_ids=encoded['input_ids'] and "
+            f"input_ids holds the columns {brief(sorted(map(str, input_ids)))}; give input_ids=encoded['input_ids'] and "
             "attention_mask=encoded['attention_mask']"
         )
     if not hasattr(input_ids, "__iter__"):
         raise TypeError(f"input_ids: expected lists of token ids, got {type(input_ids).__name__}")
     is_array = getattr(input_ids, "ndim", 1) == 2
-    rows, masks = plain(input_ids), plain(attention_mask)
+    try:
+        rows, masks = plain(input_ids), plain(attention_mask)
+    except RecursionError:
+        raise converters.too_deep("input_ids") from None
+    if not hasattr(rows, "__len__") or isinstance(rows, (set, frozenset)):
+        raise TypeError(f"input_ids: expected lists of token ids, got {shown(input_ids)}")
     if len(rows) and not hasattr(rows[0], "__len__"):
         rows, masks = [rows], None if masks is None else [masks]
-    if masks is not None and len(masks) != len(rows):
-        raise ValueError(f"attention_mask has {len(masks)} rows and input_ids {len(rows)}; give both one shape")
+    if masks is not None and (not isinstance(masks, (list, tuple)) or len(masks) != len(rows)):
+        found = f"{len(masks)} rows" if isinstance(masks, (list, tuple)) else f"no rows ({shown(masks)})"
+        raise ValueError(f"attention_mask has {found} and input_ids {len(rows)}; give both one shape")
     out = []
     for number, row in enumerate(rows):
         try:
@@ -209,19 +227,21 @@ def of_ids(input_ids: Any, attention_mask: Any = None, pad_token_id: int | None 
 
 def _attended(row: Any, mask: Any) -> list[int]:
     """Return a row's token ids without what its mask, if it has one, hides. Raises RowProblem for an impossible row."""
-    ids = records.integers_of([plain(token) for token in row], "input_ids", {int})
+    ids = records.integers_of(
+        [plain(token) for token in row] if isinstance(row, (list, tuple)) else row, "input_ids", {int}
+    )
     if mask is not None:
         kept = records.integers_of(mask, "attention_mask", {int, bool})
         if len(kept) != len(ids) or not set(kept) <= {0, 1}:
             raise RowProblem(
-                f"attention_mask has {len(kept)} entries for {len(ids)} ids, of the values {sorted(set(kept))[:5]}; give 1 for "
+                f"attention_mask has {len(kept)} entries for {len(ids)} ids, of the values {brief(sorted(set(kept))[:5])}; give 1 for "
                 "each token and 0 for padding"
             )
         ids = [token for token, is_kept in zip(ids, kept, strict=True) if is_kept]
     if not ids:
         raise RowProblem("input_ids is empty; give it at least one token")
     if min(ids) < 0:
-        raise RowProblem(f"input_ids holds the negative id {min(ids)}; leave padding and label ids out")
+        raise RowProblem(f"input_ids holds the negative id {brief(min(ids))}; leave padding and label ids out")
     return ids
 
 
@@ -265,7 +285,13 @@ class RowKind:
 
 def row_kind(first_row: Mapping[str, Any], where: str = "data") -> RowKind:
     """Return what the rows of a data set give, decided by the first one. Raises ValueError for columns that hold nothing to score."""
-    row = plain(first_row)
+    try:
+        row = plain(first_row)
+    except RecursionError:
+        raise converters.too_deep(f"{where}, first row") from None
+    odd = [name for name in row if not isinstance(name, str)]
+    if odd:
+        raise ValueError(f"{where}: a column's name must be text, not {shown(odd[0])}; rename it")
     prompt, answer, answers, conversation, text = (
         _column_of(row, names)
         for names in (PROMPT_COLUMNS, ANSWER_COLUMNS, ANSWERS_COLUMNS, CONVERSATION_COLUMNS, TEXT_COLUMNS)
@@ -314,8 +340,9 @@ def of_row(row: Mapping[str, Any], kind: RowKind, where: str, group: int, as_tur
 
     Empty for a row of another format that holds no preference, such as a tied vote. Raises ValueError naming the row.
     """
-    row, names = plain(row), kind.columns
+    names = kind.columns
     try:
+        row = plain(row)
         if kind.shape == "pair":
             return _of_pair(row, kind, where, group, as_turns)
         if "text" in names:
@@ -336,6 +363,8 @@ def of_row(row: Mapping[str, Any], kind: RowKind, where: str, group: int, as_tur
         return of_answers(prompt, [_answer_of(one) for one in answers], where, group, row, as_turns)
     except RowProblem as problem:
         raise ValueError(f"{where}: {problem}") from None
+    except RecursionError:
+        raise converters.too_deep(where) from None
 
 
 def _require_whole(row: Mapping[str, Any], names: Mapping[str, str]) -> None:
@@ -365,14 +394,16 @@ def _answer_of(value: Any) -> Any:
     if isinstance(value, Mapping) and not converters.is_message(value):
         found = next((value[name] for name in _ANSWER_FIELDS if value.get(name) is not None), None)
         if found is None:
-            raise RowProblem(f"an answer has none of {', '.join(map(repr, _ANSWER_FIELDS))}, but {sorted(value)}")
+            raise RowProblem(
+                f"an answer has none of {', '.join(map(repr, _ANSWER_FIELDS))}, but {brief(sorted(value, key=str))}"
+            )
         return found
     return value
 
 
 def _of_pair(row: Mapping[str, Any], kind: RowKind, where: str, group: int, as_turns: bool) -> list[Scorable]:
     if kind.converter is not None:
-        pairs = list(kind.converter.convert(row, False))
+        pairs = list(kind.converter.pairs(row, False))
         found = [pair for pair in pairs if not isinstance(pair, Dropped)]
         if not found:
             return []

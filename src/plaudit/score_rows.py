@@ -12,7 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from plaudit.converters import shown
+from plaudit.converters import is_unicode
+from plaudit.values import shown
 
 Key = tuple[str, str | None, str]
 _NUMBERS = {float, int}
@@ -85,7 +86,7 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[ScoredRow]) -> None:
     """Write rows as JSONL (.gz too), rewards at full precision; the file appears whole or not at all."""
     path = Path(path)
     opened = gzip.open if path.suffix == ".gz" else open
-    with written_whole(path) as aside, opened(aside, "wt", encoding="utf-8", errors="surrogatepass") as file:
+    with written_whole(path) as aside, opened(aside, "wt", encoding="utf-8") as file:
         file.writelines(_line(row) for row in rows)
 
 
@@ -110,7 +111,9 @@ def _line(row: ScoredRow) -> str:
         "tokens": None if row.tokens is None else [int(count) for count in row.tokens],
         "extra": dict(row.extra),
     }
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    line = json.dumps(record, ensure_ascii=False)
+    # Half of a surrogate pair is only to be had escaped.
+    return (line if is_unicode(line) else json.dumps(record)) + "\n"
 
 
 def _lines(path: Path) -> Iterable[str]:

@@ -25,6 +25,7 @@ from plaudit.rendering import Fitted, Renderer, check_limits
 from plaudit.rewards import classifier_of
 from plaudit.say import say
 from plaudit.scorable import BAD_ROWS, Scorable
+from plaudit.trust import Refused
 
 # What a configuration holds beside what the rewards depend on: where it was, by whom it was written, how attention is computed.
 OF_NO_MATTER = (
@@ -406,6 +407,8 @@ def _read_proof(name: str, strict: bool, hub: Mapping[str, Any]) -> Proof | None
 def _load_tokenizer(name: str, model_init_kwargs: Mapping[str, Any], trust_remote_code: bool) -> Any:
     try:
         tokenizer = models.load_tokenizer(name, dict(model_init_kwargs), trust_remote_code)
+    except Refused:
+        raise
     except ValueError as error:
         say(f"'{name}' is scored by token ids only: {error}")
         return None

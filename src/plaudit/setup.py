@@ -5,12 +5,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from accelerate.utils import parse_flag_from_env
 from datasets import IterableDataset
 from peft import PeftModel
 from torch import nn
 from transformers import TrainingArguments
 
-from plaudit import compat, tokens
+from plaudit import compat, sharding, tokens
 from plaudit import model as models
 from plaudit.config import RewardConfig, from_training_arguments
 from plaudit.formats import check_type
@@ -52,13 +53,22 @@ def check_stream(train_dataset: Any, args: RewardConfig) -> None:
 
 
 def check_processes(args: RewardConfig) -> None:
-    """Raise ValueError where a launcher started several processes that do not know of each other.
+    """Raise ValueError where a launcher started several processes that do not know of each other, or without DeepSpeed.
 
     Without an accelerator, accelerate joins them only where it was told to use the CPU; else each would train alone, and
-    all would write to the same directory.
+    all would write to the same directory. On a CPU that was asked for, it would leave DeepSpeed out without a word.
     """
     started = os.environ.get("WORLD_SIZE", "1")
-    if started not in ("", "1") and "LOCAL_RANK" in os.environ and args.world_size == 1:
+    alone = started not in ("", "1") and "LOCAL_RANK" in os.environ and args.world_size == 1
+    if sharding.asks_for_deepspeed(args):
+        on_cpu = args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+        if on_cpu or alone:
+            problem = "use_cpu keeps accelerate from it" if on_cpu else "each process would train alone"
+            raise ValueError(
+                f"DeepSpeed was asked for, but {problem}; on a machine without an accelerator leave use_cpu out, set "
+                "ddp_backend='gloo', and start with `accelerate launch --use_deepspeed` instead of the option deepspeed"
+            )
+    if alone:
         raise ValueError(
             f"the launcher started {started} processes, but each would train alone: there is no accelerator, and the CPU was "
             "not asked for; add use_cpu=True (--use_cpu), or start one process"
@@ -96,7 +106,7 @@ def model_of(model: Any, args: RewardConfig) -> nn.Module:
         model = models.load(model, kwargs, args.trust_remote_code)
     elif kwargs and not isinstance(model, PeftModel):
         say("model_init_kwargs has no effect: the model was given as an object, not by its name", once=True)
-    return models.check(model, kwargs)
+    return models.check(model, {"trust_remote_code": args.trust_remote_code, **(kwargs or {})})
 
 
 def require_trainable(model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from plaudit.columns import AFTER_MESSAGE, AFTER_ROLE, LARGEST_ID, array, is_tex
 from plaudit.converters import ANSWER_MARK, QUESTION_MARK, Converter, Dropped, RowProblem
 from plaudit.records import ROW, SIDES, Layout
 from plaudit.tables import FileRows, Unreadable, first_row_of, python_rows
+from plaudit.values import brief, finite_number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -184,11 +185,10 @@ def _slow_batch(table: "pa.Table", rows: np.ndarray, reading: Reading) -> "pa.Re
 
 
 def _row_extras(row: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
-    margin = row.get("margin")
-    is_number = isinstance(margin, (int, float)) and not isinstance(margin, bool)
+    margin, number = row.get("margin"), finite_number(row.get("margin"))
     return {
         "source": None if reading.source is None else _text(row.get(reading.source)),
-        "margin": None if margin is None else float(margin) if is_number else math.nan,  # type: ignore[arg-type]
+        "margin": None if margin is None else math.nan if number is None else number,
         **({name: _text(row.get(name)) for name in MODELS} if reading.models else {}),
     }
 
@@ -204,6 +204,8 @@ def _lines(row: Mapping[str, Any], reading: Reading) -> Iterator[dict[str, Any]]
                 yield {**_parts(pair), **({"margin": pair["margin"]} if pair.get("margin") is not None else {})}
     except RowProblem as problem:
         yield {"problem": str(problem)}
+    except RecursionError:
+        yield {"problem": "a value in the row is nested too deeply; mend or drop the row"}
 
 
 def pairs_of(row: Mapping[str, Any], reading: Reading) -> Iterator[dict[str, Any] | Dropped]:
@@ -212,7 +214,7 @@ def pairs_of(row: Mapping[str, Any], reading: Reading) -> Iterator[dict[str, Any
     RowProblem for what is no pair.
     """
     if reading.converter is not None:
-        for pair in reading.converter.convert(row, True):
+        for pair in reading.converter.pairs(row, True):
             yield pair if isinstance(pair, Dropped) else {**pair, **_conversations(pair, {name: name for name in pair})}
         return
     layout = reading.layout
@@ -233,7 +235,7 @@ def _ids_of(row: Mapping[str, Any], layout: Layout, side: str) -> list[int]:
         return []
     ids = records.ids_of(row, layout, side)
     if max(ids) > LARGEST_ID:
-        raise RowProblem(f"{column!r} has the id {max(ids)}, and no vocabulary is that large; mend the row")
+        raise RowProblem(f"{column!r} has the id {brief(max(ids))}, and no vocabulary is that large; mend the row")
     return ids
 
 

@@ -35,6 +35,7 @@ class FileRows:
             for batch in self._parquet() if self.path.suffix == ".parquet" else self._json():
                 if len(batch):
                     table = pa.Table.from_batches([batch])
+                    _decode_names(table.schema)
                     # Nothing else looks whether JSON's texts are UTF-8, and Parquet's may be wrong as well.
                     table.validate(full=True)
                     yield table
@@ -57,6 +58,19 @@ class FileRows:
             for batch in reader:
                 for start in range(0, len(batch), BATCH_ROWS):
                     yield batch.slice(start, BATCH_ROWS)
+
+
+def _decode_names(fields: Any) -> None:
+    """Raise UnicodeDecodeError for a field's name that is not UTF-8, those inside structs too, which are decoded late."""
+    import pyarrow as pa
+
+    for field in fields:
+        kind = field.type
+        assert isinstance(field.name, str)
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            kind = kind.value_type
+        if pa.types.is_struct(kind):
+            _decode_names(kind)
 
 
 class CachedRows:

@@ -11,6 +11,7 @@ from plaudit import converters, records
 from plaudit.census import ratios, spread
 from plaudit.converters import Dropped, RowProblem
 from plaudit.records import SIDES
+from plaudit.redaction import require_no_secret
 from plaudit.sides import Reading, pairs_of
 from plaudit.tables import python_rows
 from plaudit.tree import num_common
@@ -79,21 +80,25 @@ def _copied(table: "pa.Table", start: int, stop: int) -> "pa.Table":
     return table.take(np.arange(start, min(stop, len(table))))
 
 
-def load_tokenizer(name: str, chat_template: str | None = None) -> Any:
+def load_tokenizer(name: str, chat_template: str | None = None, trust_remote_code: bool = False) -> Any:
     """Return the tokenizer of a model, by directory or Hub id, without its weights."""
     from transformers import AutoTokenizer
 
-    from plaudit import tokens
+    from plaudit import hub, tokens, trust
 
+    require_no_secret("tokenizer", name)
+    hub.need(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        if refused := trust.refused_code(name, error, trust_remote_code, trust.TOKENIZER):
+            raise refused from error
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"tokenizer {name!r} cannot be loaded ({reason}); name a model's directory or Hub id"
         ) from error
     if chat_template is not None:
-        tokens.adopt_chat_template(tokenizer, chat_template)
+        tokens.adopt_chat_template(tokenizer, chat_template, trust_remote_code)
     return tokenizer
 
 

@@ -1,17 +1,30 @@
 """Texts and conversations to token ids: special tokens, the chat template, one batched tokenise."""
 
+import functools
 import hashlib
 import json
+import math
 import os
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
-from jinja2 import TemplateSyntaxError
+from jinja2 import TemplateSyntaxError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from plaudit import hub, trust
+from plaudit.converters import is_unicode
+from plaudit.patience import Patience, TookTooLong
+from plaudit.values import finite_number
 
 # What vocabularies call the token that they keep for padding, most specific first.
 RESERVED_PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>")
+# One conversation may take a chat template so many seconds of computing: a thousand times what a long one takes.
+TEMPLATE_SECONDS = 10.0
+# What a chat template may multiply by, and raise to the power of, in numbers that stand in it.
+LARGEST_FACTOR, LARGEST_EXPONENT = 10**6, 16
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -64,21 +77,41 @@ def encode_conversations(
 
     where: names the row of the i-th conversation in an error. Raises ValueError where the template refuses one.
     """
-    texts = []
+    require_small_sums(tokenizer)
+    with Patience(TEMPLATE_SECONDS) as step:
+        texts = list(_rendered(tokenizer, conversations, tools, template_kwargs, where, step))
+    return _ids(tokenizer, texts, add_special_tokens=False)
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[list[dict]],
+    tools: Sequence[list | None],
+    template_kwargs: Sequence[dict],
+    where: Callable[[int], str],
+    step: Callable[[], None],
+) -> Iterator[str]:
+    """Yield each conversation as text. step: called before each one."""
     refuses_blocks = any(map(has_blocks, conversations)) and not takes_blocks(tokenizer)
     for i, conversation in enumerate(conversations):
+        step()
         if refuses_blocks and has_blocks(conversation):
             raise ValueError(
                 f"{where(i)}: a message's content is a list of blocks, but this tokenizer's chat template takes text "
                 f"only; join the blocks' texts into one string, or set chat_template_path to a template that takes blocks"
             )
         try:
-            texts.append(render(tokenizer, conversation, tools[i], template_kwargs[i]))
+            text = render(tokenizer, conversation, tools[i], template_kwargs[i])
         except TemplateSyntaxError as error:
             raise ValueError(
                 f"the chat template of '{tokenizer.name_or_path}' is not valid Jinja (line {error.lineno}: {error}); "
                 "correct it, or set chat_template_path to another"
             ) from error
+        except TookTooLong:
+            raise ValueError(
+                f"{where(i)}: the chat template computes for more than {TEMPLATE_SECONDS:g} seconds on this conversation of "
+                f"{len(conversation)} messages; correct the template, or set chat_template_path to another"
+            ) from None
         # A template is a program of the model's authors: it raises TemplateError, TypeError, KeyError and more.
         except Exception as error:
             raise ValueError(
@@ -87,7 +120,12 @@ def encode_conversations(
                 f"{[message.get('role') for message in conversation[:6]]}; change the messages or set "
                 f"chat_template_path to a template that renders them"
             ) from error
-    return _ids(tokenizer, texts, add_special_tokens=False)
+        if not is_unicode(text):
+            raise ValueError(
+                f"{where(i)}: the chat template writes half of a surrogate pair, which is not Unicode text; correct the "
+                "template, or the text that it is given"
+            )
+        yield text
 
 
 def render(
@@ -98,6 +136,48 @@ def render(
         conversation, tools=tools, tokenize=False, **{"add_generation_prompt": False, **(kwargs or {})}
     )
     return cast(str, text)
+
+
+def require_small_sums(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError for a chat template with a power or a product that would not end, which nothing could interrupt."""
+    template = tokenizer.chat_template
+    for text in [template] if isinstance(template, str) else (template or {}).values():
+        found = _large_sum(text)
+        if found:
+            raise ValueError(
+                f"the chat template of '{tokenizer.name_or_path}' computes {found}; correct it, or set chat_template_path "
+                "to another"
+            )
+
+
+@functools.cache
+def _large_sum(template: str) -> str | None:
+    """Return which power or product of a template is too large, None where none is or it is not Jinja."""
+    # A tag of transformers' own, without which the rest parses as it does there.
+    plain = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", template)
+    try:
+        parsed = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
+    except (TemplateSyntaxError, RecursionError, ValueError):
+        # What is no Jinja, rendering says.
+        return None
+    for power in parsed.find_all(nodes.Pow):
+        # Of a power of a power the left one is found too.
+        exponents = [_number(one) for one in (power.right, *(each.right for each in power.left.find_all(nodes.Pow)))]
+        if None in exponents or _size(exponents) > LARGEST_EXPONENT:
+            return f"a power in line {power.lineno} whose exponent is no number up to {LARGEST_EXPONENT}"
+    for product in parsed.find_all(nodes.Mul):
+        if _size([_number(one) for one in product.find_all(nodes.Const)]) > LARGEST_FACTOR:
+            return f"a product in line {product.lineno} with a factor above {LARGEST_FACTOR:,}"
+    return None
+
+
+def _number(node: nodes.Node) -> float | None:
+    return finite_number(node.value) if isinstance(node, nodes.Const) else None
+
+
+def _size(numbers: Iterable[float | None]) -> float:
+    """Return the product of those that are numbers, by their sizes above 1."""
+    return math.prod(max(1.0, abs(one)) for one in numbers if one is not None)
 
 
 def has_blocks(conversation: list[dict]) -> bool:
@@ -137,9 +217,12 @@ def adopt_chat_template(tokenizer: PreTrainedTokenizerBase, path: str, trust_rem
                 f"chat_template_path: '{path}' is no text file ({error}); name a Jinja template"
             ) from error
         return 0
+    hub.need(path)
     try:
         source = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        if refused := trust.refused_code(path, error, trust_remote_code, trust.TOKENIZER):
+            raise refused from error
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"chat_template_path: '{path}' is neither a file, nor a tokenizer's directory, nor a Hub id that can be "

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
@@ -13,30 +14,43 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalPrediction
 
-from plaudit import adapters, audit, compat, doctor, formats, losses, setup, sharding, watch
+from plaudit import (
+    adapters,
+    audit,
+    checkpoints,
+    compat,
+    doctor,
+    faults,
+    formats,
+    inside,
+    losses,
+    setup,
+    sharding,
+    trust,
+    watch,
+)
 from plaudit import model as models
+from plaudit.attempts import AttemptingTrainer
 from plaudit.batches import PairRows, Share, StreamedPairs, by_length, make_loader, train_order
 from plaudit.benchmark_sets import BenchmarkSets
 from plaudit.card import model_card
 from plaudit.collate import DataCollatorForPreference, Padded, PairCollator, TreeRow
 from plaudit.config import RewardConfig
-from plaudit.evaluator import PairEvaluator
-from plaudit.facts import card_facts
+from plaudit.facts import card_facts, run_facts
 from plaudit.metrics import mean_loss
 from plaudit.prepare import Rules, StreamCounts, common_template_kwargs, prepare
 from plaudit.probe import layout_of_run
 from plaudit.proof import Contract, Proof, data_facts, make_proof, sample_of, weight_fingerprints, write_proof
+from plaudit.resumable import ResumableTrainer
 from plaudit.rewards import classifier_of, outputs, read, reads_last_token
 from plaudit.running import RunningMetrics
 from plaudit.say import say
 
-# Where a checkpoint's trainer_state.json keeps the interval that was open when it was written.
-STATE = "plaudit"
 # Methods that are handed a batch: a subclass that replaces one may expect it padded.
 READ_BATCHES = ("compute_loss", "prediction_step", "training_step")
 
 
-class RewardTrainer(PairEvaluator):
+class RewardTrainer(AttemptingTrainer, ResumableTrainer):
     """A Trainer for outcome reward models, with all of Trainer's attributes and methods.
 
     model: a Hub id or directory (of a whole model or an adapter), a sequence-classification model with one label, a
@@ -86,6 +100,10 @@ class RewardTrainer(PairEvaluator):
         self.args = setup.reward_config(args, model, max_length)
         setup.check_stream(train_dataset, self.args)
         setup.check_processes(self.args)
+        faults.keep_to_timeout(self.args)
+        if self.args.should_save:
+            checkpoints.require_folder(cast(str, self.args.output_dir))
+        inside.require_no_way_out(cast(str, self.args.output_dir))
         # A new head is drawn from this seed, so it must be set before the model is loaded.
         set_seed(self.args.seed)
         self.model_init = model_init
@@ -102,8 +120,8 @@ class RewardTrainer(PairEvaluator):
         self._prepare_all(model, train_dataset, eval_dataset)
         self.newest_rewards = {}
         self._running, self._watch = RunningMetrics(), watch.Watch()
-        self._kept_loss: dict | None = None
         self._proof: Proof | None = None
+        self._fingerprints: dict[str, str] | None = None
         self._sample: list[list[int]] | None = None
         self._data_facts: dict[str, Any] = {}
         self._batch_layout: Padded | TreeRow | None = None
@@ -122,6 +140,7 @@ class RewardTrainer(PairEvaluator):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        self._take_over_sigterm()
         if adapters.allocates_ranks(self.model):
             self.add_callback(adapters.RankAllocation())
         if self.args.activation_offloading and self.accelerator.device.type == "cpu":
@@ -129,7 +148,9 @@ class RewardTrainer(PairEvaluator):
 
     def create_accelerator_and_postprocess(self) -> None:
         """Overridden because rewards are to be float32 under FSDP too."""
+        sharding.quiet_deepspeed(self.args)
         super().create_accelerator_and_postprocess()
+        sharding.say_if_whole(self.args, self.accelerator)
         sharding.keep_rewards_wide(self.accelerator)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -272,6 +293,8 @@ class RewardTrainer(PairEvaluator):
         if self.model is not None:
             setup.require_trainable(self.model)
             sharding.reshard(self.model)
+            if self.args.world_size > 1:
+                sharding.forget_evaluation(self)
         if self._raw_train is not None and self.is_world_process_zero():
             audit.say_summary(self._raw_train, next(iter(self.raw_eval_sets.values()), None), self.args.max_length)
         # A search trains many times on the same data, which are looked through once.
@@ -290,32 +313,19 @@ class RewardTrainer(PairEvaluator):
         return super().hyperparameter_search(hp_space, compute_objective or mean_loss, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Overridden to take up the token count and the open interval that a resumed checkpoint kept."""
-        # Trainer comes here again when auto_find_batch_size gives up an attempt: what that had counted goes with it.
-        self._running, self._watch = RunningMetrics(self.accelerator.device), watch.Watch()
-        self._kept_loss = None
-        result = super()._init_training_state(*args, **kwargs)
-        kept = cast(dict, self.state.stateful_callbacks).get(STATE)
-        if kept is not None:
-            self._running.restore(kept["num_tokens"], kept["interval"], self.is_world_process_zero())
-            self._kept_loss = kept["loss"]
-        return result
+        """Overridden because what an attempt saw that auto_find_batch_size gave up goes with it."""
+        self._watch = watch.Watch()
+        return super()._init_training_state(*args, **kwargs)
 
-    def _maybe_log_save_evaluate(self, tr_loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Overridden because a resumed Trainer forgets the losses since the last log before the checkpoint, and because what
-        goes wrong is to be seen however seldom a run logs."""
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Overridden because Trainer reads pickled weights where a checkpoint has no others."""
+        trust.require_safe_checkpoint(resume_from_checkpoint, cast(dict | None, self.args.model_init_kwargs) or {})
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Overridden because what goes wrong is to be seen however seldom a run logs."""
         watch.attend(self)
-        if self._kept_loss:
-            tr_loss += self._kept_loss["sum"]
-            self._globalstep_last_logged -= self._kept_loss["steps"]
-            self._kept_loss = None
-        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
-
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Overridden because the losses since the last log are one process's share, which Trainer takes for the mean."""
-        if self.args.world_size > 1:
-            self._tr_loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean()
-        return super()._finalize_training(*args, **kwargs)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int | None:
         """Overridden because what is averaged over are pairs; every loader knows how many, so nothing is gathered.
@@ -391,6 +401,10 @@ class RewardTrainer(PairEvaluator):
             return torch.autograd.graph.save_on_cpu(pin_memory=True)
         return contextlib.nullcontext()
 
+    def _facts_of_run(self) -> dict[str, Any]:
+        self._data_facts = self._data_facts or data_facts(self.train_dataset)
+        return run_facts(self, self._data_facts)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Overridden to add the interval's reward metrics, also those still open when a run ends."""
         if self.is_in_train and ("loss" in logs or "train_loss" in logs):
@@ -412,30 +426,29 @@ class RewardTrainer(PairEvaluator):
     def _gather_rows(self, row: Tensor) -> Tensor:
         return self.accelerator.gather(row.unsqueeze(0))
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Overridden to keep the token count and the open interval, and never to save what is not finite."""
-        interval = self._running.reduce(self._gather_rows)
-        open_loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean().item()
+    def _require_finite_run(self, processes: list[dict[str, Any]]) -> None:
+        """Overridden to look at the open sums, which show it before a log does, and at the weights."""
         if not self.args.logging_nan_inf_filter:
-            watch.require_finite(self, {"reward": sum(interval["sums"]), "loss": open_loss})
+            rewards, loss = (float(sum(np.sum(each[name]) for each in processes)) for name in ("sums", "loss"))
+            watch.require_finite(self, {"reward": rewards, "loss": loss})
             watch.require_finite_weights(self)
-        cast(dict, self.state.stateful_callbacks)[STATE] = {
-            "num_tokens": self._running.num_tokens,
-            "interval": interval,
-            "loss": {"sum": open_loss, "steps": self.state.global_step - self._globalstep_last_logged},
-        }
-        self._running.restore(self._running.num_tokens, interval, self.is_world_process_zero())
-        super()._save_checkpoint(model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Overridden to make the checkpoint's proof, for which a sharded model needs every process."""
-        if self.args.should_save or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            self._proof = self._make_proof()
-        super().save_model(output_dir, _internal_call)
-        self._proof = None
-
-    def _make_proof(self) -> Proof:
+        """Overridden to make the checkpoint's proof, for which a sharded model needs every process, and to save it whole."""
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        with self._written_aside(output_dir) as folder:
+            if self.args.should_save or sharded:
+                self._proof = self._make_proof(sharded)
+            if sharded:
+                weights, self._fingerprints = sharding.weights_to_save(self)
+                self._save(folder, weights)
+            else:
+                super().save_model(folder, _internal_call=True)
+        self._proof = self._fingerprints = None
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _make_proof(self, sharded: bool) -> Proof:
         model = (
             self._model_for_evaluation()
             if sharded
@@ -445,20 +458,14 @@ class RewardTrainer(PairEvaluator):
         dataset = next(iter(datasets.values())) if isinstance(datasets, dict) else datasets
         if self._sample is None:
             self._sample = sample_of(dataset)
-            self._data_facts = data_facts(dataset)
+            self._data_facts = self._data_facts or data_facts(dataset)
         contract = Contract(self.data_kind, self._template_kwargs, self.args.max_length)
         layout = self._batch_layout if isinstance(self._batch_layout, TreeRow) else None
         # FSDP computes in half precision whatever the context; elsewhere autocast is left out.
         mixed = {"bf16": "bfloat16", "fp16": "float16"}.get(self.accelerator.mixed_precision)
-        proof = make_proof(
-            model,
-            setup.tokenizer_of(self.processing_class),
-            contract,
-            self._sample,
-            self._data_facts,
-            layout,
-            precision=mixed if self.is_fsdp_enabled else None,
-        )
+        precision = mixed if self.is_fsdp_enabled else None
+        tokenizer = setup.tokenizer_of(self.processing_class)
+        proof = make_proof(model, tokenizer, contract, self._sample, self._data_facts, layout, precision=precision)
         if sharded:
             sharding.reshard(model)
         return proof
@@ -466,6 +473,7 @@ class RewardTrainer(PairEvaluator):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Overridden to save the card, and beside an adapter what its base's config lacks."""
         output_dir = os.fspath(output_dir or cast(str, self.args.output_dir))
+        inside.require_no_way_out(self._final_place(output_dir))
         super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return
@@ -473,7 +481,7 @@ class RewardTrainer(PairEvaluator):
         if isinstance(inner, PeftModel):
             adapters.save_base_values(inner, output_dir)
         if self._proof is not None:
-            write_proof(self._proof, output_dir, weight_fingerprints(inner, state_dict))
+            write_proof(self._proof, output_dir, self._fingerprints or weight_fingerprints(inner, state_dict))
         self._write_card(output_dir)
 
     def create_model_card(  # type: ignore[override]  # the contract's order of arguments; push_to_hub names them
@@ -488,6 +496,6 @@ class RewardTrainer(PairEvaluator):
             self._write_card(cast(str, self.args.output_dir), model_name, dataset_name, tags, **kwargs)
 
     def _write_card(self, output_dir: str, *args: Any, **kwargs: Any) -> None:
-        facts = card_facts(self, output_dir, *args, **kwargs)
+        facts = card_facts(self, self._final_place(output_dir), *args, **kwargs)
         with open(os.path.join(output_dir, "README.md"), "w", encoding="utf-8") as file:
             file.write(model_card(facts))

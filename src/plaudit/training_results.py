@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from plaudit import evaluation, schemas, setup, tokens
+from plaudit import caches, evaluation, schemas, setup, tokens
 from plaudit.benchmarks import Benchmark, benchmark_of
 from plaudit.formats import DROPPED
 from plaudit.prepare import ORIGINS, SIDES, pair_lengths
@@ -59,7 +59,8 @@ def _as_benchmark(name: str, raw: Any, prepared: Any, tokenizer: Any) -> tuple[B
         rows = list(_decoded(prepared, tokenizer))
         return Benchmark(name, "pairs", rows, {"rows": len(rows)}), lengths
     if DROPPED in raw.column_names:
-        raw = raw.filter(lambda reason: reason is None, input_columns=DROPPED).remove_columns(DROPPED)
+        with caches.beside(raw):
+            raw = raw.filter(lambda reason: reason is None, input_columns=DROPPED).remove_columns(DROPPED)
     whole = benchmark_of(raw, name, f"evaluation set {name!r}")
     rows = [whole.rows[place] for place in origins.places]
     if tokenizer is not None and isinstance(rows[0].answers[0][0], int):
