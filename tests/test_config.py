@@ -624,3 +624,8 @@ def test_a_process_that_waits_for_the_others_says_where(monkeypatch, caplog):
     with config_module._waiting_said():
         time.sleep(0.2)
     assert "process 1 of 2 still waits for the others at 10.0.0.1:29500" in caplog.text
+
+
+def test_noise_on_the_embeddings_that_is_no_number_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="neftune_noise_alpha must be a finite number of at least 0, not nan"):
+        RewardConfig(str(tmp_path), use_cpu=True, neftune_noise_alpha=float("nan"))

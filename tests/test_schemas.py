@@ -301,3 +301,10 @@ def test_an_id_is_text_or_a_number(value):
     row = {"conversation_input": "p", "chosen": {"answer": "a"}, "reject": {"answer": "b"}, "pair_uid": value}
     with pytest.raises(ValueError, match="here: the row's id must be text or a number, not "):
         read_row("rmb", row, "here")
+
+
+def test_a_plain_pair_whose_id_is_no_name_is_refused_by_its_row():
+    row = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green.", "id": {"tools": None}}
+    layout = formats.layout_of(list(row), row, "x")
+    with pytest.raises(ValueError, match="row 3: the row's id must be text or a number, not dict"):
+        pair_row(row, layout, "row 3")

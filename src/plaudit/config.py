@@ -383,6 +383,7 @@ _INHERITED_NUMBERS = {
     "logging_steps": _WEIGHT,
     "eval_steps": _WEIGHT,
     "save_steps": _WEIGHT,
+    "neftune_noise_alpha": _WEIGHT,
     "seed": _SEED,
     "data_seed": _SEED,
     "dataloader_num_workers": _Number("of at least 0", lambda value: value >= 0, whole=True),

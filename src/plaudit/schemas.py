@@ -421,7 +421,11 @@ def pair_row(row: Mapping[str, Any], layout: records.Layout, where: str) -> Benc
     their last turn keep their own, and `extra` says so.
     """
     pair = records.canonical(row, layout, where)
-    names: dict[str, Any] = {"id": _id(row, "id"), "subset": _subset(row, where), "labels": [1, 0]}
+    try:
+        row_id = _id(row, "id")
+    except RowProblem as problem:
+        raise ValueError(f"{where}: {problem}") from None
+    names: dict[str, Any] = {"id": row_id, "subset": _subset(row, where), "labels": [1, 0]}
     if layout.kind == "tokenized":
         return with_details(BenchmarkRow(**names, prompt=None, answers=[pair[f"{side}_ids"] for side in SIDES]))
     if layout.kind == "standard":
