@@ -102,7 +102,8 @@ def _is_kept(name: str, value: Any, kept: Any, made: Any) -> bool:
         return True
     if isinstance(value, str) and not isinstance(kept, str):
         with contextlib.suppress(ValueError):
-            return bool(json.loads(value) == kept)
+            if json.loads(value) == kept:
+                return True
     return (name, type(kept)) in DERIVED or name in ALWAYS_DERIVED
 
 
