@@ -1,6 +1,8 @@
 """What does not end is ended in its thread, and nothing else is."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -104,3 +106,27 @@ def test_a_fork_has_a_watcher_of_its_own():
             os._exit(7)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_block_that_was_left_in_time_or_late_does_not_make_a_traced_thread_hang():
+    code = """
+import sys, time
+from plaudit import patience
+patience.LOOKS_EVERY = 0.02
+
+def count():
+    return sum(range(10))
+
+for seconds in (100, 0.01):
+    try:
+        with patience.Patience(seconds):
+            began = time.process_time()
+            while time.process_time() - began < 0.2:
+                count()
+    except patience.TookTooLong:
+        print("late")
+sys.settrace(lambda frame, event, argument: None)
+print(count())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["late", "45"], done.stderr

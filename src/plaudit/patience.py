@@ -32,6 +32,7 @@ class Patience:
         self.clock = _clock_of(self.thread)
         self.frame: FrameType | None = sys._getframe(1)
         self.next()
+        self.was_told = False
         self.watcher = _watcher()
         self.watcher.add(self)
         return self.next
@@ -42,6 +43,8 @@ class Patience:
         except TookTooLong:
             # It came while the block was left. There is half a second until another one.
             self.watcher.remove(self)
+        if self.was_told:
+            _let_come()
 
     def next(self) -> None:
         self.began = self.clock()
@@ -75,8 +78,6 @@ class _Watcher:
     def remove(self, one: Patience) -> None:
         with self.lock:
             self._forget(one)
-            # One that is on its way belongs to what has ended.
-            _raise_in(one.thread, None)
 
     def _forget(self, one: Patience) -> None:
         self.watched[:] = [other for other in self.watched if other is not one]
@@ -90,6 +91,7 @@ class _Watcher:
                     if one.is_over():
                         self._forget(one)
                     else:
+                        one.was_told = True
                         _raise_in(one.thread, TookTooLong)
                 if not self.watched:
                     self.is_looking = False
@@ -106,10 +108,21 @@ def _watcher() -> _Watcher:
     return _watchers[0]
 
 
-def _raise_in(thread: int, error: type[Exception] | None) -> None:
-    """Have a thread raise an error at its next step in Python; None takes back one that it has not raised yet."""
-    waiting = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), waiting)
+def _raise_in(thread: int, error: type[Exception]) -> None:
+    """Have a thread raise an error at its next step in Python."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+
+
+def _let_come() -> None:
+    """Have this thread raise what it was told to raise and has not raised yet, and drop it.
+
+    Python can also be told to take it back, but then goes on looking for it for ever, and hangs where it is traced.
+    """
+    try:
+        for _ in range(100):
+            pass
+    except TookTooLong:
+        pass
 
 
 def _clock_of(thread: int) -> Callable[[], float]:
