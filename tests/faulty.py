@@ -153,7 +153,7 @@ def mapper_killed(model_path, folder):
 
 
 def little_memory(model_path, folder):
-    """Train with half a gigabyte of address space left, of which one tensor of the batch needs three times as much."""
+    """Train with a gigabyte of address space left, of which one tensor of the batch needs half as much again."""
     from datasets import Dataset
 
     from plaudit import RewardTrainer
@@ -163,7 +163,7 @@ def little_memory(model_path, folder):
     values = {"per_device_train_batch_size": 24, "model_init_kwargs": {"attn_implementation": "eager"}}
     trainer = RewardTrainer(model_path, config(folder, max_length=None, packing="off", **values), train_dataset=rows)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + (500 << 20), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1000 << 20), resource.RLIM_INFINITY))
     with told() as seen:
         trainer.train()
     return seen

@@ -59,7 +59,7 @@ KILLS = [
     ("map", 1, ["file_replace", 3], 0),  # in the final save
     ("map", 2, ["prediction_step", 3], 1),
     ("stream", 1, ["step_begin", 5], 0),
-    ("stream", 2, ["file_fsync", 20], 0),
+    ("stream", 2, ["file_fsync", 12], 0),
     ("epochs", 1, ["prediction_step", 17], 0),
     ("epochs", 2, ["pre_optimizer_step", 6], 1),
     ("late", 1, ["epoch_end", 1], 0),  # between the save of an epoch's last step and the end of the epoch
