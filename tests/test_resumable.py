@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -327,8 +328,20 @@ def test_the_same_run_that_goes_on_is_not_called_another(model_path, trained, tm
 def test_an_optimizer_that_the_checkpoint_does_not_fit_is_an_error_that_names_it(model_path, trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     trainer = make(model_path, folder, optim="sgd", optim_args="momentum=0.9", max_steps=6)
-    with pytest.raises(ValueError, match=r"the optimizer of '.*checkpoint-4' does not fit this run \(KeyError"):
+    with pytest.raises(
+        ValueError, match=r"the optimizer of '.*checkpoint-4' does not fit this run \(ValueError: it has no "
+    ):
         trainer.train(resume_from_checkpoint=True)
+
+
+def test_a_process_that_is_lost_while_a_checkpoint_is_read_is_not_taken_for_one_that_does_not_fit(model_path, tmp_path):
+    trainer = make(model_path, tmp_path)
+    trainer.args = SimpleNamespace(world_size=2, process_index=0, ddp_timeout=5, output_dir="here")
+    with (
+        pytest.raises(RuntimeError, match="^Connection closed by peer$"),
+        trainer._fitting("checkpoint-4", "the model"),
+    ):
+        raise RuntimeError("Connection closed by peer")
 
 
 def test_the_directory_of_a_finished_run_is_not_taken_for_a_checkpoint(model_path, trained, tmp_path):

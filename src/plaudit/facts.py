@@ -1,4 +1,4 @@
-"""What the card of a trained model says: gathered from its trainer's arguments, data and log."""
+"""What the card of a trained model says, and what a run was told to do, gathered from a trainer's arguments, data and log."""
 
 import os
 from collections.abc import Mapping

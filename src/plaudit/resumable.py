@@ -15,7 +15,7 @@ from transformers.trainer_callback import ExportableState, TrainerControl
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import SaveStrategy
 
-from plaudit import checkpoints, sharding
+from plaudit import checkpoints, faults, sharding
 from plaudit import kept as records
 from plaudit.kept import Kept, Place
 from plaudit.memory import is_out_of_memory
@@ -152,14 +152,15 @@ class ResumableTrainer(SavingTrainer):
             wanted = set(getattr(self.optimizer, "defaults", None) or ())
             for group in getattr(self.optimizer, "param_groups", ()):
                 if wanted - set(group):
-                    raise KeyError(f"it has no {', '.join(sorted(wanted - set(group)))}")
+                    raise ValueError(f"it has no {', '.join(sorted(wanted - set(group)))}")
 
     @contextlib.contextmanager
     def _fitting(self, checkpoint: str | None, what: str) -> Iterator[None]:
         try:
             yield
         except (KeyError, ValueError, RuntimeError) as error:
-            if is_out_of_memory(error) or isinstance(error, Refused):
+            # These say what is wrong themselves, and a lost process is told of further out.
+            if is_out_of_memory(error) or isinstance(error, Refused) or faults.told(error, self.args) is not None:
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ValueError(

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -19,6 +19,10 @@ from plaudit.preemption import Agreement
 class SavingTrainer(PairEvaluator):
     """The saves of RewardTrainer. A checkpoint and a model's folder are as they were, or whole, whenever a run is cut short."""
 
+    # Brought by a subclass: puts what a checkpoint keeps beyond Trainer's own into the state that is saved, on all processes
+    # together; and returns what tells this state of the run from every other.
+    _keep: Callable[[bool], None]
+    _state_now: Callable[[], tuple]
     # The directory of this training's checkpoints, as the first process has it; None outside a training.
     _run_dir: str | None = None
     _agreement = Agreement()
@@ -71,14 +75,6 @@ class SavingTrainer(PairEvaluator):
             self._name_best(name)
         finally:
             self._is_saving, self._asides, self._random_state = False, (), None
-
-    def _keep(self, evaluate: bool) -> None:
-        """Put what a checkpoint keeps beyond Trainer's own into the state that is saved. Collective."""
-        raise NotImplementedError
-
-    def _state_now(self) -> tuple:
-        """Return what tells this state of the run from every other."""
-        raise NotImplementedError
 
     def _name_best(self, name: str) -> None:
         """Have the state name the best checkpoint by the place that it will be in."""
