@@ -99,8 +99,12 @@ def read(kept: Mapping[str, Any] | None, global_step: int) -> Kept | None:
 
 def differences(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
     """Return in words which facts of a run are others than those that its checkpoint keeps."""
-    shared = [name for name in now if name in (before or {})]
-    return [f"{name} {before[name]!r}, now {now[name]!r}" for name in shared if before and before[name] != now[name]]
+    before = before or {}
+    return [
+        f"{name} {before[name]!r}, now {value!r}"
+        for name, value in now.items()
+        if name in before and before[name] != value
+    ]
 
 
 def _each_extreme(kept: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from plaudit.prepare import ORIGINS, pair_lengths
 def of_training(trainer: Any, batch: Mapping[str, Any] | None) -> str:
     """Return the text for a training that ran out of memory. batch: the collated one, None before the first."""
     args = trainer.args
-    what = f"step {trainer.state.global_step + 1} of training{_on_process(args)}"
     if batch is None:
-        return _text(f"the start of training{_on_process(args)}", None, [*_cures_of_weights(trainer)])
+        return _text(f"the start of training{_on_process(args)}", None, list(_cures_of_weights(trainer)))
+    what = f"step {trainer.state.global_step + 1} of training{_on_process(args)}"
     found = memory.shown(batch)
     row = _row(found.place, trainer.train_dataset, "train")
     size = args.per_device_train_batch_size
