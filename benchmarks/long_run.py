@@ -9,13 +9,11 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from score_kills import make_model
+from score_kills import make_model, own_memory
 from speed import generated
 from transformers import TrainerCallback
 
 from plaudit import RewardConfig, RewardTrainer
-
-MIB = 2**20
 
 
 class Sampled(TrainerCallback):
@@ -31,13 +29,11 @@ class Sampled(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.steps.append(time.perf_counter() - self.since)
         if state.global_step % self.every == 0:
-            lines = Path("/proc/self/status").read_text().splitlines()
-            fields = dict(line.split(":", 1) for line in lines)
             self.samples.append(
                 {
-                    "own memory, MiB": int(fields["RssAnon"].split()[0]) * 1024 / MIB,
+                    "own memory, MiB": own_memory(os.getpid()),
                     "file handles": len(os.listdir("/proc/self/fd")),
-                    "threads": int(fields["Threads"]),
+                    "threads": len(os.listdir("/proc/self/task")),
                     "ms a step": statistics.median(self.steps) * 1000,
                 }
             )
