@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -89,8 +90,14 @@ class Events:
     def __init__(self, path, at=None, number=signal.SIGKILL, group=False):
         self.log = open(path, "a", encoding="utf-8")  # noqa: SIM115  # as long as the process
         self.at, self.number, self.count, self.named, self.group = at, number, 0, {}, group
+        # Files are synced by several threads.
+        self.one_by_one = threading.RLock()
 
     def __call__(self, name):
+        with self.one_by_one:
+            self._told(name)
+
+    def _told(self, name):
         self.count += 1
         kind = name.split()[0]
         self.named[kind] = self.named.get(kind, 0) + 1
