@@ -179,11 +179,14 @@ def trained(paths, folder, run, **values):
     """Train, evaluate, predict and save; return what was logged, held and computed."""
     from transformers import TrainerCallback
 
-    seen = {"held": [], "trees": [], "computed": 0}
+    seen = {"held": [], "trees": [], "computed": 0, "gradients_between": set()}
 
     class Look(TrainerCallback):
         def on_step_begin(self, args, state, control, model=None, **kwargs):
             seen["held"].append(held(model))
+
+        def on_substep_end(self, args, state, control, model=None, **kwargs):
+            seen["gradients_between"] |= {type(each.grad).__name__ for each in model.parameters() if each.requires_grad}
 
     trainer, rows = trainer_of(paths, folder, run, **values)
     trainer.add_callback(Look())
@@ -199,6 +202,9 @@ def trained(paths, folder, run, **values):
     trainer.train()
     weights = weights_of(trainer.model)
     metrics, predictions = trainer.evaluate(rows), trainer.predict(rows).predictions.tolist()
+    brought = []
+    save = trainer._save
+    trainer._save = lambda folder, state=None: (brought.extend(state or ()), save(folder, state))
     trainer.save_model()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     return {
@@ -210,7 +216,9 @@ def trained(paths, folder, run, **values):
         "predictions": predictions,
         "engine": engine_of(trainer),
         "saved": str(folder),
+        "brought_together": brought,
         **seen,
+        "gradients_between": sorted(seen["gradients_between"]),
     }
 
 

@@ -13,7 +13,7 @@ import plaudit
 SOURCE = Path(plaudit.__file__).parent
 # Reading order: a file imports only from files above it.
 ORDER = """
-redaction say hub caches memory faults values inside compat config converters records formats loading config_file options tree losses metrics running checkpoints preemption calibration
+redaction say hub caches memory faults values inside compat argument_checks config converters records formats loading config_file options tree losses metrics running checkpoints preemption calibration
 resampling suites score_rows outcomes best_of ties strata behaviour agreement sheet composites figures readable comparison
 attention plots wording gallery versus listing audit_page page report results card trust patience tokens schemas benchmarks columns
 tables sides measures census overlap token_sample audit_text conditions audit prepare collate batches partitioned rewards probe

@@ -315,14 +315,6 @@ def test_a_flag_with_a_number_that_cannot_work_is_the_same_error():
         parse("--max_steps", "0")
 
 
-def test_a_checked_number_exists_and_its_default_passes():
-    fields = {each.name for each in dataclasses.fields(RewardConfig)}
-    assert set(config_module._INHERITED_NUMBERS) <= fields
-    assert (
-        {"bf16", "do_train", "disable_dropout", "activation_offloading"} <= set(config_module._bool_options()) <= fields
-    )
-
-
 def test_averaging_a_process_at_a_time_is_said_to_have_no_effect(monkeypatch):
     lines = []
     monkeypatch.setattr(config_module, "say", lines.append)
@@ -591,11 +583,6 @@ def test_an_option_that_holds_itself_is_refused():
         ValueError, match="one of the options model_init_kwargs, seed is nested too deeply, or holds itself"
     ):
         RewardConfig(model_init_kwargs=endless, seed=3)
-
-
-def test_every_default_is_of_its_fields_type():
-    for made in (RewardConfig(), from_training_arguments(RewardConfig(output_dir="x"))):
-        config_module._check_types(made)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,26 @@ def test_what_an_engine_saves_gives_the_trained_rewards_in_plain_transformers(pr
         assert proof.num_golden >= 8
 
 
+def test_fsdp_shares_gradients_out_after_each_micro_batch(two):
+    for result in two:
+        for run, options in RUNS.items():
+            accumulates = options.get("accumulation", 1) > 1
+            assert result["trained"]["FSDP"][run]["gradients_between"] == (["DTensor"] if accumulates else [])
+
+
+@pytest.mark.parametrize("engine", ALL_ENGINES[1:])
+def test_the_first_process_alone_holds_what_is_saved_and_nothing_that_an_adapter_leaves_frozen(engine, two):
+    first, second = (each["trained"][engine] for each in two)
+    for run in RUNS:
+        assert not second[run]["brought_together"]
+        names = first[run]["brought_together"]
+        assert any("score" in name for name in names)
+        assert not [name for name in names if "_checkpoint_wrapped" in name]
+        layers = [name for name in names if ".layers." in name]
+        assert layers
+        assert all("lora_" in name for name in layers) == ("LoRA" in run)
+
+
 @pytest.mark.parametrize("processes", ["alone", "two", "three"])
 def test_evaluation_is_exact_for_sizes_that_do_not_divide(processes, alone, request, model_path):
     results = request.getfixturevalue(processes)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ NAMES = (
     "worker_killed worker_killed_in_evaluation small_shared_memory no_room_for_locks mapper_killed little_memory "
     "locked_directories nowhere_to_keep_rows"
 ).split()
-GO_ON = "start again with resume_from_checkpoint=True, which goes on from the last whole checkpoint in "
+FROM_CHECKPOINT = "start again with resume_from_checkpoint=True, which goes on from the last whole checkpoint in "
+ANEW = "start again with resume_from_checkpoint=True, which begins anew, because there is no checkpoint in "
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +134,8 @@ def test_the_others_say_what_they_waited_in_when_a_process_ends(seen, name, what
         assert found["kind"] == "ProcessLost"
         waited = f"process {rank} of {RANKS[name]} waited in {what} for another process, which has ended. "
         assert found["text"].startswith(waited)
-        assert GO_ON in found["text"]
+        # Every second step is saved there.
+        assert (FROM_CHECKPOINT if name == "lost_in_training" else ANEW) in found["text"]
         assert found["cause"] == "RuntimeError"
         assert found["seconds"] < 30, "a closed connection is seen at once, not after ddp_timeout"
     ended = seen[0][name]["ended"]
@@ -207,6 +210,19 @@ def test_the_backends_words_for_a_lost_process_are_understood(monkeypatch, error
     found = faults.told(error)
     assert isinstance(found, ProcessLost)
     assert str(found).startswith(f"process 2 of 4 waited in the others for another process, which {told}")
+
+
+def test_a_lost_process_is_told_with_what_there_is_to_go_on_from(tmp_path):
+    args = SimpleNamespace(world_size=2, process_index=0, ddp_timeout=9, output_dir=str(tmp_path / "out"))
+
+    def told():
+        return str(faults.told(RuntimeError("Connection closed by peer"), args))
+
+    assert told().endswith(f"{ANEW}{tmp_path}/out yet")
+    (tmp_path / "out" / "_checkpoint.unfinished").mkdir(parents=True)
+    assert told().endswith(f"{ANEW}{tmp_path}/out yet")
+    (tmp_path / "out" / "checkpoint-3").mkdir()
+    assert told().endswith(f"{FROM_CHECKPOINT}{tmp_path}/out")
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_fsdp_divides_everything_and_gathers_two_layers_and_the_rest(shape):
     assert held["weights"] == 4 * size / 8
     assert held["optimizer"] == 8 * size / 8
     assert held["engine"] == 2 * (3 * shape.layer_parameters + 2 * shape.outside)
-    assert parts(shape, "fsdp2", 8, accumulation=4)["engine"] - held["engine"] == 2 * size
+    assert parts(shape, "fsdp2", 8, accumulation=4)["engine"] == held["engine"]
 
 
 def test_zero_2_divides_gradients_and_optimizer_and_zero_3_the_weights_too(shape):

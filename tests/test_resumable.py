@@ -389,6 +389,14 @@ def test_a_checkpoint_without_an_optimizer_goes_on_with_a_new_one_and_says_so(mo
     assert trainer.state.global_step == 5
 
 
+def test_a_checkpoint_without_the_random_numbers_state_says_so(model_path, trained, tmp_path, caplog):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "checkpoint-4" / checkpoints.MANIFEST).unlink()
+    (folder / "checkpoint-4" / "rng_state.pth").unlink()
+    make(model_path, folder, max_steps=5).train(resume_from_checkpoint=str(folder / "checkpoint-4"))
+    assert "checkpoint-4 holds no state of the random numbers (rng_state*.pth), which begin anew" in caplog.text
+
+
 def test_an_older_checkpoint_keeps_the_sums_of_all_processes_as_one(model_path, trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     path = folder / "checkpoint-4" / "trainer_state.json"

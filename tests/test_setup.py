@@ -177,6 +177,35 @@ def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch, tmp_
         setup.check_processes(args)
 
 
+@pytest.mark.parametrize("given", [None, {"sync_each_batch": False}])
+def test_fsdp_shares_gradients_out_at_once_unless_told_not_to(given, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    accelerating = {} if given is None else {"gradient_accumulation_kwargs": given}
+    args = RewardConfig(
+        output_dir=str(tmp_path), report_to="none", gradient_accumulation_steps=2, accelerator_config=accelerating
+    )
+    fitted = setup.fit_to_model(args, tiny_model)
+    assert fitted.accelerator_config.gradient_accumulation_kwargs == (given or {"sync_each_batch": True})
+    assert args.accelerator_config.gradient_accumulation_kwargs == given, "the user's own object stays"
+
+
+def test_tasks_of_slurm_that_no_launcher_told_of_each_other_say_so(monkeypatch, tmp_path, caplog):
+    args = RewardConfig(output_dir=str(tmp_path), report_to="none")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    setup.check_processes(args)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    setup.check_processes(args)
+    assert "Slurm" not in caplog.text
+    monkeypatch.delenv("LOCAL_RANK")
+    setup.check_processes(args)
+    assert (
+        f"Slurm started 8 tasks, and this run is of one process: if every task has come here, each trains alone into {tmp_path}"
+        in caplog.text
+    )
+    assert "train.slurm" in caplog.text
+
+
 def test_deepspeed_on_a_cpu_that_was_asked_for_is_an_error(monkeypatch, tmp_path):
     args = RewardConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_callback import ExportableState, TrainerControl
+from transformers.trainer_callback import TrainerControl
 
-from plaudit import adapters, checkpoints, faults, memory, shortage
+from plaudit import adapters, checkpoints, faults, memory, partitioned, shortage
 from plaudit.evaluator import PairEvaluator
-from plaudit.kept import random_state, set_random_state
+from plaudit.kept import random_state, set_random_state, with_state
 from plaudit.prepare import StreamCounts
 from plaudit.say import say
 
@@ -43,7 +43,7 @@ class Attempts:
             "optimizer": (optimizer, None if optimizer is None else copy.deepcopy(optimizer.state_dict())),
             "scheduler": (scheduler, None if scheduler is None else copy.deepcopy(scheduler.state_dict())),
             "scaler": None if trainer.accelerator.scaler is None else trainer.accelerator.scaler.state_dict(),
-            "callbacks": [(one, copy.deepcopy(one.state()["attributes"])) for one in _stateful(trainer)],
+            "callbacks": [(one, copy.deepcopy(one.state()["attributes"])) for one in with_state(trainer)],
             "newest_rewards": dict(trainer.newest_rewards),
             "loaders": trainer.accelerator.gradient_state.dataloader_references,
         }
@@ -124,9 +124,7 @@ class Attempts:
 def _moving(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Return what training may change of a model, by names that stay when it is wrapped."""
     trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
-    return [
-        (name.replace("_checkpoint_wrapped_module.", ""), each) for name, each in [*trained, *model.named_buffers()]
-    ]
+    return [(partitioned.name_of(name), each) for name, each in [*trained, *model.named_buffers()]]
 
 
 def _put(target: Tensor, value: Tensor) -> None:
@@ -136,10 +134,6 @@ def _put(target: Tensor, value: Tensor) -> None:
         # Kept before FSDP divided it.
         value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
     target.copy_(value)
-
-
-def _stateful(trainer: Any) -> list[Any]:
-    return [each for each in trainer.callback_handler.callbacks if isinstance(each, ExportableState)]
 
 
 def _checkpoints(run_dir: str) -> dict[str, tuple[int, int]]:

@@ -50,8 +50,7 @@ def message_bytes(shape: Shape, setting: Setting) -> float:
         # Gradients go to their owners after each micro-batch; the new weights come back.
         return part * size * trained * (setting.accumulation + 1)
     gathers = 2 * setting.accumulation * size * whole
-    reductions = (setting.accumulation if setting.engine == "zero3" else 1) * size * trained
-    return part * (gathers + reductions)
+    return part * (gathers + setting.accumulation * size * trained)
 
 
 def step_seconds(

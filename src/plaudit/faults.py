@@ -182,13 +182,21 @@ def _process_told(error: RuntimeError, args: Any, step: int) -> ProcessLost | No
     timeout = getattr(args, "ddp_timeout", None)
     seconds = "" if timeout is None else f" within {timeout:,} s (ddp_timeout)"
     what = f"does not answer{seconds}" if is_silent and not is_gone else "has ended"
-    folder = getattr(args, "output_dir", None)
-    where = "" if folder is None else f" in {folder}"
     return ProcessLost(
         f"process {rank} of {world_size} waited in {_waited_in(error, step)} for another process, which {what}. Why is in that "
         "one's log: an error there, or nothing where it was killed (for lack of memory, `dmesg` says so). Mend that, and start "
-        f"again with resume_from_checkpoint=True, which goes on from the last whole checkpoint{where}"
+        f"again with resume_from_checkpoint=True, which {_goes_on_from(getattr(args, 'output_dir', None))}"
     )
+
+
+def _goes_on_from(folder: str | None) -> str:
+    """Return what a run does that is started again in this output directory, None where it is not known."""
+    if folder is None:
+        return "goes on from the last whole checkpoint"
+    is_kept = os.path.isdir(folder) and any(name.startswith("checkpoint-") for name in os.listdir(folder))
+    return f"goes on from the last whole checkpoint in {folder}" if is_kept else (
+        f"begins anew, because there is no checkpoint in {folder} yet"
+    )  # fmt: skip
 
 
 def _waited_in(error: BaseException, step: int) -> str:

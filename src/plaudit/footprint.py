@@ -102,8 +102,7 @@ def _states(shape: Shape, setting: Setting) -> dict[str, float]:
         # accelerate keeps the shards in float32, and gathers a layer's weights, and the next one's, to compute with.
         root = narrow * shape.outside * (2 if method.rank is None else 1)
         gathered = 2 * narrow * shape.layer_parameters + (narrow * shape.layer_parameters if method.rank is None else 0)
-        held = narrow * trained if setting.accumulation > 1 else 0  # whole gradients wait for the last micro-batch
-        return {"weights": 4 * (frozen + trained) / n, "optimizer": 8 * trained / n, "engine": root + gathered + held}
+        return {"weights": 4 * (frozen + trained) / n, "optimizer": 8 * trained / n, "engine": root + gathered}
     weights = narrow * (frozen + trained)
     # A float32 copy of what is trained, and AdamW's two moments.
     optimizer = 12 * trained / n

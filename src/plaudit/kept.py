@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.trainer_callback import ExportableState
 
 # Where a checkpoint's trainer_state.json keeps it.
 STATE = "plaudit"
@@ -113,6 +114,11 @@ def _each_extreme(kept: Mapping[str, Any], change: Callable[[Any], Any]) -> dict
         for each in kept["processes"]
     ]
     return {**kept, "processes": processes}
+
+
+def with_state(trainer: Any) -> list[Any]:
+    """Return the callbacks of a trainer that count something, which Trainer's checkpoints keep."""
+    return [each for each in trainer.callback_handler.callbacks if isinstance(each, ExportableState)]
 
 
 def random_state() -> dict[str, Any]:

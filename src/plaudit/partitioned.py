@@ -1,4 +1,4 @@
-"""Weights that are spread over the processes: ZeRO-3's gathered where they are needed, and let go again."""
+"""Weights that are spread over the processes: brought together where they are needed, one after the other, and let go again."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
 # Where a model keeps the hooks of `gather_as_used`.
@@ -49,7 +50,19 @@ def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """
     for name, value in model.state_dict(keep_vars=True).items():
         with gathered([value]):
-            yield name, value.detach()
+            yield name_of(name), _whole(value.detach())
+
+
+def name_of(name: str) -> str:
+    """Return a weight's name without what activation checkpointing under FSDP and compiling put into it."""
+    return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
+
+
+def _whole(weight: Tensor) -> Tensor:
+    if not isinstance(weight, DTensor):
+        return weight
+    # Offloaded to the host, where the processes' messages do not go.
+    return weight.to(weight.device_mesh.device_type).full_tensor()
 
 
 def gather_as_used(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback
-from transformers.trainer_callback import ExportableState, TrainerControl
+from transformers.trainer_callback import TrainerControl
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import SaveStrategy
 
@@ -102,11 +102,7 @@ class ResumableTrainer(SavingTrainer):
             return begun
         self._find_best()
         self._say_resumed(resumed_from, max_steps)
-        if not any(word in name for name in os.listdir(resumed_from) for word in ("optimizer", "latest")):
-            say(
-                f"resume_from_checkpoint: {os.path.basename(resumed_from)} holds no optimizer (save_only_model); the optimizer, the "
-                "learning rate's schedule and the random numbers begin anew"
-            )
+        _say_what_begins_anew(resumed_from)
         self._has_whole_loss = self._kept is not None and self._kept.total_loss is not None
         if self._kept is None:
             return begun
@@ -184,9 +180,8 @@ class ResumableTrainer(SavingTrainer):
 
     def _stateful_callbacks(self) -> dict[str, list[Any]]:
         named: dict[str, list[Any]] = {}
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, ExportableState):
-                named.setdefault(type(callback).__name__, []).append(callback)
+        for callback in records.with_state(self):
+            named.setdefault(type(callback).__name__, []).append(callback)
         return named
 
     def _find_best(self) -> None:
@@ -422,3 +417,15 @@ class ResumableTrainer(SavingTrainer):
             callback = self.pop_callback(JITCheckpointCallback)
             signal.signal(signal.SIGTERM, callback.jit_manager._original_sigterm_handler or signal.SIG_DFL)
             say("enable_jit_checkpoint: plaudit's checkpoint at SIGTERM is saved in place of transformers'", once=True)
+
+
+def _say_what_begins_anew(checkpoint: str) -> None:
+    """Say what a checkpoint does not hold, so that the run is another than one that was not cut short."""
+    name, files = os.path.basename(checkpoint), os.listdir(checkpoint)
+    if not any(word in file for file in files for word in ("optimizer", "latest")):
+        say(
+            f"resume_from_checkpoint: {name} holds no optimizer (save_only_model); the optimizer, the learning rate's schedule and "
+            "the random numbers begin anew"
+        )
+    elif not any(file.startswith("rng_state") for file in files):
+        say(f"resume_from_checkpoint: {name} holds no state of the random numbers (rng_state*.pth), which begin anew")

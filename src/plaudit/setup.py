@@ -68,6 +68,14 @@ def check_processes(args: RewardConfig) -> None:
                 f"DeepSpeed was asked for, but {problem}; on a machine without an accelerator leave use_cpu out, set "
                 "ddp_backend='gloo', and start with `accelerate launch --use_deepspeed` instead of the option deepspeed"
             )
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks not in ("", "1") and args.world_size == 1 and "LOCAL_RANK" not in os.environ:
+        say(
+            f"Slurm started {tasks} tasks, and this run is of one process: if every task has come here, each trains alone into "
+            f"{args.output_dir}; for one run of all of them take torchrun, or set RANK, WORLD_SIZE and the others as "
+            "examples/distributed/train.slurm does",
+            once=True,
+        )
     if alone:
         raise ValueError(
             f"the launcher started {started} processes, but each would train alone: there is no accelerator, and the CPU was "
@@ -129,6 +137,12 @@ def fit_to_model(args: RewardConfig, model: nn.Module) -> RewardConfig:
     if args.activation_checkpointing and reentrant and args.ddp_find_unused_parameters is None:
         # Recomputing inside the backward pass marks parameters ready a second time, which DDP takes for a fault.
         args = _changed(args, ddp_find_unused_parameters=False)
+    if sharding.asks_for_fsdp(args) and args.gradient_accumulation_steps > 1:
+        # Else every process would keep whole gradients until a step's last micro-batch.
+        accelerating: Any = copy.copy(args.accelerator_config)
+        given = accelerating.gradient_accumulation_kwargs or {}
+        accelerating.gradient_accumulation_kwargs = {"sync_each_batch": True, **given}
+        args = _changed(args, accelerator_config=accelerating)
     if args.n_gpu > 1:
         # Replicas of a module would call the forward of the original on another device.
         say(f"using one of {args.n_gpu} GPUs: start one process a GPU with torchrun or accelerate launch to use all")

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 
-from plaudit.partitioned import gather_as_used, holds_partitioned, stop_gathering, whole_weights
+from plaudit.partitioned import gather_as_used, holds_partitioned, name_of, stop_gathering, whole_weights
 from plaudit.proof import weight_fingerprints
 from plaudit.rewards import classifier_of
 from plaudit.say import say
@@ -23,6 +23,11 @@ from plaudit.say import say
 def asks_for_deepspeed(args: TrainingArguments) -> bool:
     """Tell whether the options or the launcher ask for DeepSpeed."""
     return bool(args.deepspeed) or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+
+
+def asks_for_fsdp(args: TrainingArguments) -> bool:
+    """Tell whether the options or the launcher ask for FSDP."""
+    return bool(args.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
 def quiet_deepspeed(args: TrainingArguments) -> None:
@@ -40,8 +45,7 @@ def _is_no_remark(record: logging.LogRecord) -> bool:
 
 def say_if_whole(args: TrainingArguments, accelerator: Accelerator) -> None:
     """Say that FSDP was asked for and accelerate, which has it for accelerators alone, does without it on a CPU."""
-    asked = bool(args.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP")
-    if asked and getattr(accelerator.state, "fsdp_plugin", None) is None:
+    if asks_for_fsdp(args) and getattr(accelerator.state, "fsdp_plugin", None) is None:
         if parse_flag_from_env("FSDP_CPU_RAM_EFFICIENT_LOADING") and accelerator.num_processes > 1:
             raise ValueError(
                 "fsdp_cpu_ram_efficient_loading leaves the weights to the first process until FSDP shares them out, which "
@@ -109,7 +113,8 @@ def weights_to_save(trainer: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     A collective. Trainer would save nothing under FSDP's SHARDED_STATE_DICT, nor under ZeRO-3 unless it was told to gather.
     What an adapter leaves frozen is not saved, and would not fit into one process's memory.
     """
-    if trainer.is_fsdp_enabled:
+    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+        # Version 1 has flattened the weights.
         state = trainer.accelerator.get_state_dict(trainer.model)
         return state, weight_fingerprints(trainer.model, state)
     left_out = _frozen_base(trainer.model) if isinstance(trainer.model, PeftModel) else set()
@@ -129,7 +134,7 @@ def _frozen_base(model: PeftModel) -> set[str]:
     embeddings = {id(each) for each in classifier_of(model).get_input_embeddings().parameters()}
     own = {id(each) for name, each in model.named_parameters() if _is_adapters(model, name)}
     return {
-        name
+        name_of(name)
         for name, value in model.state_dict(keep_vars=True).items()
         if isinstance(value, nn.Parameter) and not value.requires_grad and id(value) not in embeddings | own
     }

@@ -402,8 +402,12 @@ class RewardTrainer(AttemptingTrainer, ResumableTrainer):
         return contextlib.nullcontext()
 
     def _facts_of_run(self) -> dict[str, Any]:
-        self._data_facts = self._data_facts or data_facts(self.train_dataset)
-        return run_facts(self, self._data_facts)
+        return run_facts(self, self._facts_of_data(self.train_dataset))
+
+    def _facts_of_data(self, dataset: Any) -> dict[str, Any]:
+        """Return what identifies the data that this trainer trains on, or evaluates on alone; found out once."""
+        self._data_facts = self._data_facts or data_facts(dataset)
+        return self._data_facts
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Overridden to add the interval's reward metrics, also those still open when a run ends."""
@@ -458,14 +462,15 @@ class RewardTrainer(AttemptingTrainer, ResumableTrainer):
         dataset = next(iter(datasets.values())) if isinstance(datasets, dict) else datasets
         if self._sample is None:
             self._sample = sample_of(dataset)
-            self._data_facts = self._data_facts or data_facts(dataset)
         contract = Contract(self.data_kind, self._template_kwargs, self.args.max_length)
         layout = self._batch_layout if isinstance(self._batch_layout, TreeRow) else None
         # FSDP computes in half precision whatever the context; elsewhere autocast is left out.
         mixed = {"bf16": "bfloat16", "fp16": "float16"}.get(self.accelerator.mixed_precision)
         precision = mixed if self.is_fsdp_enabled else None
         tokenizer = setup.tokenizer_of(self.processing_class)
-        proof = make_proof(model, tokenizer, contract, self._sample, self._data_facts, layout, precision=precision)
+        proof = make_proof(
+            model, tokenizer, contract, self._sample, self._facts_of_data(dataset), layout, precision=precision
+        )
         if sharded:
             sharding.reshard(model)
         return proof

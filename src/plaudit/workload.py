@@ -66,7 +66,11 @@ class Workload:
     source: str
 
     def batches(self, size: int) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-        """Return micro-batches of so many pairs, drawn at random as an epoch draws them, the same each time."""
+        """Return micro-batches of so many pairs, drawn at random as an epoch draws them, the same each time.
+
+        An epoch of fewer pairs than a micro-batch takes is one micro-batch of all of them.
+        """
+        size = min(size, self.pairs)
         drawn = np.random.default_rng(_SEED)
         wanted = max(8, min(NUM_BATCHES, NUM_LAID_OUT // size))
         order: list[int] = []
@@ -85,6 +89,8 @@ class Workload:
         Of at most NUM_DRAWN they are judged by what their pairs hold alone, and the largest is laid out.
         """
         drawn = np.random.default_rng(_SEED).integers(len(self.sample), size=(min(number, NUM_DRAWN), size))
+        if self.pairs <= size:
+            drawn = np.arange(len(self.sample))[None]
         chosen, rejected, shared = self._sizes
         # Padded, all rows are as long as the longest; in a tree, a pair is its sides but for what they share.
         longest, together = np.maximum(chosen, rejected), chosen + rejected - shared
