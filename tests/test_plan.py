@@ -271,3 +271,10 @@ def test_the_options_are_kept_as_they_are_given():
     asked = Plan("m", "d", "g", use_peft=True, lora_target_modules=["q_proj"])
     assert asked.lora_target_modules == ("q_proj",)
     assert asked.pairs_each == 64
+
+
+@pytest.mark.parametrize("name", ["model", "data", "gpu"])
+def test_a_blank_name_is_an_error_before_anything_is_looked_for(name):
+    given = {"model": "llama-3.1-8b", "data": "pairs=10,prompt=5,answer=5", "gpu": "h100", name: " "}
+    with pytest.raises(ValueError, match=f"^{name} is ' ', which names nothing"):
+        plan(**given)

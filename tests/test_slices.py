@@ -1,6 +1,7 @@
 """This machine measured: slices of a model, and what their times say of the whole."""
 
 import copy
+import sys
 from dataclasses import replace
 
 import pytest
@@ -78,10 +79,17 @@ def test_what_slices_take_gives_what_the_whole_model_takes(work, config, monkeyp
     shape, batches = shapes.named(TEXT), work.batches(4)
     machine = slices.measure_slices(MACHINE, config, shape, SETTING, {"tree": batches, "padded": batches})
     assert machine.is_measured
+    assert (machine.libraries == MACHINE.libraries) == (MACHINE.kind != "cpu")
     for layout in ("tree", "padded"):
         load = workload.load(slices._middle(batches, layout), layout)
         took = duration.step_seconds(shape, replace(SETTING, layout=layout), load, machine)
         assert took["computing"] == pytest.approx(besides + 6 * of_layer)
+
+
+def test_what_a_training_holds_besides_its_model_is_what_this_process_holds_once_it_has_loaded_all_that():
+    libraries = slices._libraries()
+    assert {"plaudit.trainer", "duckdb"} <= sys.modules.keys()
+    assert libraries == pytest.approx(slices._resident(), rel=0.1)
 
 
 def test_slices_that_are_measured_in_earnest_take_longer_for_more_tokens(work, config):

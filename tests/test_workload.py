@@ -1,6 +1,7 @@
 """What batches hold: from rows, from an audit, and from figures."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,3 +162,11 @@ def test_batches_are_drawn_as_an_epoch_draws_them_and_the_same_each_time():
     assert all(a is b for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True))
     drawn = [id(pair) for batch in first for pair in batch]
     assert len(set(drawn)) == len(drawn)
+
+
+def test_an_epoch_of_fewer_pairs_than_a_micro_batch_is_one_of_all_of_them():
+    work = workload.read("pairs=3,prompt=50,answer=20", 1024)
+    few = replace(work, sample=work.sample[:3], pairs=3)
+    assert [len(batch) for batch in few.batches(64)] == [3] * len(few.batches(64))
+    for layout, load in few.largest(64, 10).items():
+        assert load == workload.load(few.sample, layout)

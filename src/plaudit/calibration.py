@@ -20,9 +20,9 @@ def nll(gaps: np.ndarray, weights: np.ndarray | None = None) -> float:
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
     """Return 1 / (1 + exp(-value))."""
-    # Of the negative size only, so that nothing overflows.
-    small = np.exp(-np.abs(values))
-    return np.where(values >= 0, 1.0, small) / (1.0 + small)
+    # Beyond -709 the exponential is infinite, and the quotient the 0 that it should be.
+    with np.errstate(over="ignore"):
+        return 1.0 / (1.0 + np.exp(-values))
 
 
 def brier(gaps: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -88,20 +88,25 @@ def best_temperature(gaps: np.ndarray, weights: np.ndarray | None = None) -> flo
     low, high = 1 / _WIDEST, _WIDEST
     wrong_share = 0.0 if (gaps < 0).any() else 1 / (len(gaps) + 2)
 
+    pulls = weights * unit
+    spreads = pulls * unit
+
     def slope(inverse: float) -> tuple[float, float]:
         miss = sigmoid(-inverse * unit)
-        first = -float(weights @ (unit * (miss - wrong_share)))
-        return first, float(weights @ (unit * unit * miss * (1 - miss)))
+        return -float(pulls @ (miss - wrong_share)), float(spreads @ (miss * (1 - miss)))
 
-    if slope(low)[0] >= 0:
-        return scale / low
-    if slope(high)[0] <= 0:
-        return scale / high
-    inverse = 1.0
+    inverse, is_inside = 1.0, False
     for _ in range(100):
         first, second = slope(inverse)
         low, high = (inverse, high) if first < 0 else (low, inverse)
         step = inverse - first / second if second > 0 else np.inf
+        if not is_inside and not low < step < high:
+            # Most often Newton's steps stay inside, and the ends need not be looked at.
+            if slope(1 / _WIDEST)[0] >= 0:
+                return scale * _WIDEST
+            if slope(_WIDEST)[0] <= 0:
+                return scale / _WIDEST
+            is_inside = True
         # Outside the bracket Newton's step is no guide; the middle in ratio always shrinks it.
         following = step if low < step < high else (low * high) ** 0.5
         if abs(following - inverse) <= 1e-10 * inverse:

@@ -72,6 +72,9 @@ class Plan:
             targets = self.lora_target_modules
             object.__setattr__(self, "lora_target_modules", (targets,) if isinstance(targets, str) else tuple(targets))
         check_fields(self)
+        for name in ("model", "data", "gpu"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name} is {getattr(self, name)!r}, which names nothing; see plaudit plan --help")
         for name in ("gpus", "gpus_per_node", "batch_pairs", "micro_batch", "lora_r"):
             value = getattr(self, name)
             if value is not None and value < 1:

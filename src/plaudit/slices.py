@@ -6,6 +6,8 @@ what the whole model's cost, so that two slices tell what one layer takes and wh
 
 import contextlib
 import copy
+import ctypes
+import gc
 import logging
 import os
 import statistics
@@ -16,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from plaudit import losses
+from plaudit import audit, losses
 from plaudit import model as models
 from plaudit.attention import enable
 from plaudit.collate import Padded, TreeRow
@@ -55,7 +58,8 @@ def measure_machine(precision: str) -> Machine:
 def measure_slices(
     machine: Machine, config: Any, shape: Shape, setting: Setting, batches: dict[str, Sequence[Sequence[tuple]]]
 ) -> Machine:
-    """Return the machine with the shares of its peak, and the seconds besides, that slices of a model reach by layout.
+    """Return the machine with the shares of its peak, and the seconds besides, that slices of a model reach by layout; on a
+    CPU also with what a process holds that has trained, its weights apart.
 
     config: the model's, of transformers. setting: how a step is run; its layout and engine do not matter. batches: by
     layout, micro-batches of pairs as token ids; of each the middle one is run.
@@ -69,7 +73,8 @@ def measure_slices(
         of_layer = max(more - few, 0.05 * more) / (SLICES[1] - SLICES[0])
         shares[layout] = operations(replace(shape, layers=1), chosen, load(batch, layout)) / of_layer / peak
         seconds[layout] = max(0.0, few - SLICES[0] * of_layer)
-    return replace(machine, shares=shares, seconds=seconds, is_measured=True)
+    libraries = _libraries() if machine.kind == "cpu" else machine.libraries
+    return replace(machine, shares=shares, seconds=seconds, is_measured=True, libraries=libraries)
 
 
 def _middle(batches: Sequence[Sequence[tuple]], layout: str) -> Sequence[tuple]:
@@ -199,6 +204,19 @@ def _host_memory() -> float:
         with contextlib.suppress(OSError, ValueError):
             whole = min(whole, int(file.read_text()))
     return float(whole)
+
+
+def _libraries() -> float:
+    """Return the bytes that this process holds with all that a training loads besides its model, once the slices are gone."""
+    from plaudit import trainer  # noqa: F401
+
+    # Before it trains, a training looks its data through.
+    audit.summarise_dataset(Dataset.from_list([{"chosen": "yes", "rejected": "no"}]))
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        # glibc keeps what was freed otherwise.
+        ctypes.CDLL(None).malloc_trim(0)
+    return float(_resident())
 
 
 def _resident() -> int:
