@@ -244,6 +244,22 @@ def test_random_labels_of_a_few_pairs_of_two_clear_kinds_are_named(seed):
     assert f"of the first kind in {signal.kinds / 120:.1%}" in finding.evidence
 
 
+@pytest.mark.parametrize("decides", [True, False])
+def test_prompts_that_decide_which_kind_is_right_are_heard(decides):
+    generator, pairs = random.Random(1), kinds_of(120)
+    for pair in pairs:
+        is_first = pair["chosen_ids"][1] < 50
+        word = 200 if (is_first if decides else generator.random() < 0.5) else 201
+        prompt = [*generator.sample(range(300, 316), 4), word]
+        generator.shuffle(prompt)
+        for side in ("chosen_ids", "rejected_ids"):
+            pair[side] = [*prompt, *pair[side]]
+    assert checks.looks_random(checks.label_signal(pairs))
+    signal = checks.prompt_signal(pairs)
+    assert (signal.deviations >= checks.SIGNAL) is decides
+    assert (signal.accuracy > 0.8) is decides
+
+
 @pytest.mark.parametrize("right", [1.0, 0.8, 0.0])
 def test_labels_that_follow_the_kind_are_not_called_random(right):
     signal = checks.label_signal(kinds_of(120, right=right))

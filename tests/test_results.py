@@ -86,10 +86,11 @@ def test_generic_figures_suit_any_rows(scores):
     ]
     path = scores(*rows)
     assert recompute(path, "judgebench", num_resamples=100)["judgebench"]["overall"] is None
-    for name in ("pairs", "best-of-n"):
+    # Half of the rows are ties, which a pick from the highest gets right every other time.
+    for name, official in (("pairs", 0.5), ("best-of-n", 0.75)):
         found = recompute(path, name, num_resamples=100)[name]
         assert found["kind"] == name
-        assert (found["overall"]["official"], found["overall"]["n"]) == (0.5, 8)
+        assert (found["overall"]["official"], found["overall"]["n"]) == (official, 8)
 
 
 def test_one_set_of_ppe_is_taken_out_of_all_of_them(scores):

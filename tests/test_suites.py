@@ -119,7 +119,11 @@ def test_prior_sets_are_no_part_that_rewardbench_lacks():
         ({None: 270}, None),
         ({"Knowledge": 400, "Reasoning": 100, "Math": 60, "Coding": 60}, None),
         ({None: 349}, "349 rows, where the set of GPT-4o's answers has 350, that of Claude's 270, and both have 620"),
-        ({"Knowledge": 153, "Reasoning": 99, "Math": 56, None: 42}, None),
+        ({"Knowledge": 153, "Reasoning": 99, "Math": 56, "Coding": 42}, "350 rows, but Knowledge 153 of 154"),
+        ({"Knowledge": 350}, "350 rows, but Reasoning 0 of 98, Math 0 of 56, Coding 0 of 42"),
+        ({"Knowledge": 200, "Reasoning": 50, "Math": 10, "Coding": 10}, None),
+        ({"Knowledge": 270}, "270 rows, but Reasoning 0 of 1, Math 0 of 1, Coding 0 of 1"),
+        ({"Knowledge": 154, "Reasoning": 98, "Math": 56, None: 42}, "Coding 0 of 42, 42 rows of no source that it has"),
     ],
 )
 def test_judgebench_is_complete_as_either_of_its_sets_or_both(counts, text):

@@ -30,6 +30,14 @@ def test_the_verdict_names_the_better_model_and_how_sure_that_is(figure, words):
     assert words in plain(verdict(figure, ("X", "Y")))
 
 
+def test_the_verdict_says_both_figures_with_ties_as_half_where_there_are_ties():
+    figure = contrast(0.46, 0.50, [-0.05, -0.02])
+    figure["a"]["half_credit"], figure["b"]["half_credit"] = 0.50, 0.50
+    assert "X 46.0 %, Y 50.0 % (with ties as half: X 50.0 %, Y 50.0 %). That is" in plain(verdict(figure, ("X", "Y")))
+    figure["a"]["half_credit"] = 0.46
+    assert "ties" not in verdict(figure, ("X", "Y"))
+
+
 def test_signs_and_small_numbers_are_written_one_way():
     assert plain(signed_points(0.049)) == "+4.9 points"
     assert plain(signed_points(-0.0001)) == "0.0 points"

@@ -271,7 +271,15 @@ def test_long_lists_of_rows_are_cut():
 )
 def test_a_run_is_idle_where_no_rate_is_above_0(groups, is_idle):
     optimizer = SimpleNamespace(param_groups=groups)
-    assert watch._is_idle(SimpleNamespace(optimizer=optimizer)) is is_idle
+    trainer = SimpleNamespace(optimizer=optimizer, state=SimpleNamespace(global_step=50, max_steps=100))
+    assert watch._is_idle(trainer) is is_idle
+
+
+@pytest.mark.parametrize(("initial", "is_idle"), [(1e-3, False), (0.0, True)])
+def test_a_rate_that_its_schedule_has_brought_to_0_at_the_last_step_is_no_fault(initial, is_idle):
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.0, "initial_lr": initial}])
+    trainer = SimpleNamespace(optimizer=optimizer, state=SimpleNamespace(global_step=100, max_steps=100))
+    assert watch._is_idle(trainer) is is_idle
 
 
 @pytest.mark.parametrize("in_training", [True, False])

@@ -87,6 +87,18 @@ def test_a_model_no_better_than_a_rival_is_called_that(share, words):
     assert "better than either" not in certainty(entry)
 
 
+def test_ties_that_count_as_wrong_do_not_make_a_model_worse_than_blind_choice():
+    figure = {**made.figure(0.42, 2000), "half_credit": 0.50, "ties": 320}
+    text = plain(certainty({**made.pairs_entry(), "baselines": {"overall": None, "subsets": {}}, "overall": figure}))
+    assert "Ties count as wrong in it; as half, which is fairer to compare by, it is 50.0 %." in text
+    assert "It cannot be told from blind choice" in text
+    assert "worse" not in text
+    untied = {**figure, "half_credit": figure["official"]}
+    text = plain(certainty({**made.pairs_entry(), "baselines": {"overall": None, "subsets": {}}, "overall": untied}))
+    assert "It is worse than blind choice" in text
+    assert "Ties" not in text
+
+
 def test_only_subsets_surely_below_the_whole_are_called_weakest():
     assert said(made.pairs_entry())["Weakest"].startswith("red-team-hard 57.4 %")
     few = made.pairs_entry()

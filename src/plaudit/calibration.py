@@ -71,8 +71,8 @@ def ece(gaps: np.ndarray, weights: np.ndarray | None = None) -> float:
     return float(sum(one["n"] * abs(one["accuracy"] - one["confidence"]) for one in filled) / total)
 
 
-def best_temperature(gaps: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Return the T for which sigmoid(gap / T) has the least NLL.
+def best_temperature(gaps: np.ndarray, weights: np.ndarray | None = None, near: float | None = None) -> float:
+    """Return the T for which sigmoid(gap / T) has the least NLL. near: a T that is likely to be close to it.
 
     The NLL is convex in 1 / T, so its slope is brought to 0 by Newton's method inside a shrinking bracket. Where no
     comparison is wrong, ever smaller T would be ever better: there, and only there, each comparison of n counts as
@@ -95,7 +95,7 @@ def best_temperature(gaps: np.ndarray, weights: np.ndarray | None = None) -> flo
         miss = sigmoid(-inverse * unit)
         return -float(pulls @ (miss - wrong_share)), float(spreads @ (miss * (1 - miss)))
 
-    inverse, is_inside = 1.0, False
+    inverse, is_inside = 1.0 if near is None else min(max(scale / near, 2 * low), high / 2), False
     for _ in range(100):
         first, second = slope(inverse)
         low, high = (inverse, high) if first < 0 else (low, inverse)
@@ -115,10 +115,13 @@ def best_temperature(gaps: np.ndarray, weights: np.ndarray | None = None) -> flo
     return scale / inverse
 
 
-def held_out_nll(gaps: np.ndarray, weights: np.ndarray, groups: np.ndarray, seed: int = 0) -> float | None:
+def held_out_nll(
+    gaps: np.ndarray, weights: np.ndarray, groups: np.ndarray, seed: int = 0, near: float | None = None
+) -> float | None:
     """Return the NLL with each fold's temperature fitted on the other folds; None with fewer than two groups.
 
-    groups: shape (num_comparisons,), equal for comparisons that must not be in two folds (those of one prompt).
+    groups: shape (num_comparisons,), equal for comparisons that must not be in two folds (those of one prompt). near: as of
+    best_temperature.
     """
     names, places = np.unique(groups, return_inverse=True)
     num_folds = min(NUM_FOLDS, len(names))
@@ -128,7 +131,7 @@ def held_out_nll(gaps: np.ndarray, weights: np.ndarray, groups: np.ndarray, seed
     held_out = np.empty(len(gaps))
     for fold in range(num_folds):
         inside = folds == fold
-        held_out[inside] = gaps[inside] / best_temperature(gaps[~inside], weights[~inside])
+        held_out[inside] = gaps[inside] / best_temperature(gaps[~inside], weights[~inside], near=near)
     return nll(held_out, weights)
 
 
@@ -139,11 +142,12 @@ def calibration(
     gaps = np.asarray(gaps, np.float64)
     weights = np.ones(len(gaps)) if weights is None else weights
     groups = np.arange(len(gaps)) if groups is None else groups
+    temperature = best_temperature(gaps, weights)
     return {
         "nll": nll(gaps, weights),
         "brier": brier(gaps, weights),
         "ece": ece(gaps, weights),
         "bins": reliability(gaps, weights),
-        "temperature": best_temperature(gaps, weights),
-        "nll_at_temperature": held_out_nll(gaps, weights, groups, seed),
+        "temperature": temperature,
+        "nll_at_temperature": held_out_nll(gaps, weights, groups, seed, near=temperature),
     }

@@ -348,10 +348,32 @@ def _kinds(products: np.ndarray, inverse: np.ndarray) -> int | None:
     # More pairs need no such help, and much time.
     if len(products) >= FEWEST_PAIRS:
         return None
-    signs = np.where(np.linalg.eigh(products)[1][:, -1:] >= 0, 1.0, -1.0)
+    signs = _kind_signs(products)
     if np.quantile(_unseen_margins(inverse, signs), 0.1) < TWO_KINDS:
         return None
     return int((signs > 0).sum())
+
+
+def _kind_signs(products: np.ndarray) -> np.ndarray:
+    """Return on which side of that direction each pair's chosen answer is, 1 or -1, shape (num_pairs, 1)."""
+    return np.where(np.linalg.eigh(products)[1][:, -1:] >= 0, 1.0, -1.0)
+
+
+def prompt_signal(pairs: Sequence[Mapping[str, Any]]) -> Signal:
+    """Return what the words of the prompts tell of which of two kinds of answers is chosen, as `label_signal` does of the answers.
+
+    Where the answers are yes and no, say, the answers alone tell nothing, and the prompts everything.
+    """
+    rows = _differences(pairs)
+    prompts = np.zeros((len(pairs), COLUMNS + 1), np.float32)
+    for row, pair in zip(prompts, pairs, strict=True):
+        chosen, rejected = np.asarray(pair["chosen_ids"]), np.asarray(pair["rejected_ids"])
+        ids = chosen[: num_common(chosen, rejected)]
+        columns, counts = np.unique(np.concatenate([_column(ids), _column(ids[:-1], ids[1:])]), return_counts=True)
+        row[columns] = np.log1p(counts)
+    # What all prompts share tells nothing, and would hide the rest.
+    prompts -= prompts.mean(axis=0)
+    return label_signal(pairs, _kind_signs((rows @ rows.T).astype(np.float64)) * prompts)
 
 
 def distinct(pairs: Sequence[Mapping[str, Any]]) -> list[int]:

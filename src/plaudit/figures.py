@@ -232,7 +232,7 @@ def _choice_figures(sheet: Sheet, sampler: Sampler) -> dict[str, Any]:
     curve, oracle = curves_of(arrays, sheet.whole())
     points = _curve(sampler, "curve", curve, oracle, arrays.clusters)
     figures = {
-        "strict": float(outcomes.official.mean()),
+        "strict": float(outcomes.is_right.mean()),
         "at_least": float(((arrays.best_right >= arrays.best_wrong) & has_right).mean()),
         "one_over_tied": float(outcomes.half.mean()),
         "mrr": float(np.where(has_right, 1 / rank, 0.0).mean()),

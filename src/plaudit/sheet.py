@@ -214,7 +214,9 @@ def _outcomes(kind: str, comparisons: Comparisons, parts: Mapping[str, np.ndarra
         return pair_outcomes(comparisons, counts_comparisons=kind == "ppe-correctness")
     arrays = comparisons.arrays
     outcomes = choice_outcomes(
-        arrays, splits_ties=kind == "rewardbench2", counts_candidates=kind in ("rewardmath", "best-of-n")
+        arrays,
+        splits_ties=kind in ("rewardbench2", "best-of-n"),
+        counts_candidates=kind in ("rewardmath", "best-of-n"),
     )
     return _with_ties(arrays, outcomes, parts) if kind == "rewardbench2" else outcomes
 

@@ -170,7 +170,7 @@ def missing_of(kind: str, counts: Mapping[str | None, int]) -> str | None:
         given_sets = f"{len(PPE_SETS) - len(absent)} of {len(PPE_SETS)} sets"
         return f"{given_sets}: {', '.join(absent)} missing" if absent else None
     if kind == "judgebench":
-        return _judgebench_missing(given)
+        return _judgebench_missing(counts, given)
     if kind == "rm-bench":
         return _rm_bench_missing(counts, given)
     expected = rows_of(kind)
@@ -187,11 +187,19 @@ def missing_of(kind: str, counts: Mapping[str | None, int]) -> str | None:
     return f"{given - prior:,} of {sum(expected.values()):,} rows: {', '.join(shown)}"
 
 
-def _judgebench_missing(given: int) -> str | None:
-    # Its figure is a mean over rows, so that only their number has to be right.
+def _judgebench_missing(counts: Mapping[str | None, int], given: int) -> str | None:
     gpt, claude = sum(JUDGEBENCH_GPT.values()), JUDGEBENCH_CLAUDE
     if given in (gpt, claude, gpt + claude):
-        return None
+        if counts.get(None) == given:
+            # The figure is a mean over rows, whose sources scores need not name.
+            return None
+        # How many rows of each the other set has is not known.
+        fewest = JUDGEBENCH_GPT if given != claude else dict.fromkeys(JUDGEBENCH_GPT, 1)
+        wrong = [
+            f"{name} {counts.get(name, 0):,} of {rows:,}" for name, rows in fewest.items() if counts.get(name, 0) < rows
+        ]
+        others = [f"{counts[None]:,} rows of no source that it has"] if counts.get(None) else []
+        return f"{given:,} rows, but {', '.join(wrong + others)}" if wrong or others else None
     return (
         f"{given:,} rows, where the set of GPT-4o's answers has {gpt}, that of Claude's {claude}, and both have "
         f"{gpt + claude}"

@@ -213,11 +213,22 @@ def check_labels(case: Case, evidence: list[str]) -> list[Finding]:
         if signal.deviations < checks.NO_SIGNAL and signal.num_pairs < checks.FEWEST_PAIRS:
             evidence[-1] += f"; whether they are random cannot be told from fewer than {checks.FEWEST_PAIRS} such pairs"
         return []
-    if _tells_unseen(case):
+    if _tells_unseen(case) or _is_told_by_prompts(case, signal, evidence):
         return []
     # Once it is trained, a model knows pairs by heart, and what it sees of them says nothing of a rule.
     also = "" if case.is_trained else _not_in_states(case)
     return [] if also is None else [checks.random_labels(signal, case.tokenizer, also)]
+
+
+def _is_told_by_prompts(case: Case, signal: checks.Signal, evidence: list[str]) -> bool:
+    """Tell whether, in a small set whose answers are of two kinds, the prompt decides which is right."""
+    if signal.num_pairs >= checks.FEWEST_PAIRS:
+        return False
+    told = checks.prompt_signal(case.sample)
+    if told.deviations < checks.SIGNAL:
+        return False
+    evidence[-1] += f"; with the words of the prompt, {told.accuracy:.1%}"
+    return True
 
 
 def _not_in_states(case: Case) -> str | None:
@@ -226,7 +237,10 @@ def _not_in_states(case: Case) -> str | None:
     chosen, rejected = pair_states(case, pairs)
     signal = checks.label_signal(pairs, (chosen - rejected).double().cpu().numpy())
     right = int((rewards_of(case, pairs) > 0).sum())
-    if signal.deviations >= checks.SIGNAL or wilson_interval(right, len(pairs), checks.SIGNAL)[0] > 0.5:
+    told = round(signal.accuracy * signal.num_pairs)
+    # Few pairs seldom reach so many deviations.
+    is_told = signal.num_pairs < checks.FEWEST_PAIRS and wilson_interval(told, signal.num_pairs)[0] > 0.5
+    if is_told or signal.deviations >= checks.SIGNAL or wilson_interval(right, len(pairs), checks.SIGNAL)[0] > 0.5:
         return None
     return f", and from what the head sees {signal.accuracy:.1%} of {len(pairs):,}"
 

@@ -83,7 +83,7 @@ def verdict(figure: Mapping[str, Any], models: Sequence[str]) -> str:
     if not is_number(difference):
         return "There is no figure to compare."
     shares = [percent(figure[side].get("official")) for side in ("a", "b")]
-    against = f"{models[0]} {shares[0]}, {models[1]} {shares[1]}"
+    against = f"{models[0]} {shares[0]}, {models[1]} {shares[1]}{_as_half(figure, models)}"
     if difference == 0:
         text = f"The two are equal: {against}."
     else:
@@ -94,6 +94,17 @@ def verdict(figure: Mapping[str, Any], models: Sequence[str]) -> str:
     if ends[0] > 0 or ends[1] < 0:
         return f"{text} That is more than chance explains: the 95{TIGHT}% interval of the difference leaves out 0."
     return f"{text} Chance alone may explain that: the 95{TIGHT}% interval of the difference holds 0."
+
+
+def _as_half(figure: Mapping[str, Any], models: Sequence[str]) -> str:
+    """Return both figures with ties as half, where that makes a difference, in brackets."""
+    sides = [figure[side] for side in ("a", "b")]
+    halves = [side.get("half_credit") for side in sides]
+    if not all(map(is_number, halves)) or all(
+        percent(side["official"]) == percent(half) for side, half in zip(sides, halves, strict=True)
+    ):
+        return ""
+    return f" (with ties as half: {models[0]} {percent(halves[0])}, {models[1]} {percent(halves[1])})"
 
 
 def _mcnemar_words(table: Mapping[str, Any], models: Sequence[str]) -> str:

@@ -218,7 +218,9 @@ def attend(trainer: Any) -> None:
 def _is_idle(trainer: Any) -> bool:
     """Tell whether the next step changes nothing, which is so by right at the end of a schedule alone."""
     groups = [] if trainer.optimizer is None else trainer.optimizer.param_groups
-    return bool(groups) and not any(checks.base_rate({**group, "initial_lr": group["lr"]}) for group in groups)
+    if trainer.state.global_step < trainer.state.max_steps:
+        groups = [{**group, "initial_lr": group["lr"]} for group in groups]
+    return bool(groups) and not any(checks.base_rate(group) for group in groups)
 
 
 def require_finite(trainer: Any, figures: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 """Results in, plain sentences out: how good a model is, how sure that is, and where it fails."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from plaudit.readable import one_line
@@ -157,7 +157,7 @@ def certainty(entry: Mapping[str, Any]) -> str:
     ends = figure.get("interval")
     if not ends or not all(is_number(end) for end in ends):
         return ""
-    half = (ends[1] - ends[0]) / 2
+    half, ends = (ends[1] - ends[0]) / 2, _with_ties_as_half(figure, ends)
     word = "tightly" if half <= 0.02 else "fairly well" if half <= 0.05 else "only roughly"
     rows = ROWS_ARE.get(str(entry.get("kind")), "rows")
     text = (
@@ -171,6 +171,8 @@ def certainty(entry: Mapping[str, Any]) -> str:
     ]
     within = [what for value, what in rivals if value is not None and ends[0] <= value <= ends[1]]
     below = [what for value, what in rivals if value is not None and ends[1] < value]
+    if any(value is not None for value, _ in rivals) and ends[0] - figure["interval"][0] >= SHARE_SAID / 2:
+        text += f" Ties count as wrong in it; as half, which is fairer to compare by, it is {percent(figure['half_credit'])}."
     if below:
         text += f" It is worse than {' and '.join(below)}, by more than chance explains."
     if within:
@@ -178,6 +180,14 @@ def certainty(entry: Mapping[str, Any]) -> str:
     if not (within or below) and any(value is not None for value, _ in rivals):
         text += " It is better than either by more than chance explains."
     return text.replace("better than either", "better than blind choice") if rule is None else text
+
+
+def _with_ties_as_half(figure: Mapping[str, Any], ends: Sequence[float]) -> tuple[float, float]:
+    """Return an interval moved to where ties count as half, as they do for blind choice and for rules of length."""
+    if not (is_number(figure.get("half_credit")) and is_number(figure.get("official"))):
+        return ends[0], ends[1]
+    shift = figure["half_credit"] - figure["official"]
+    return ends[0] + shift, ends[1] + shift
 
 
 def failings(entry: Mapping[str, Any]) -> list[Point]:
