@@ -44,3 +44,21 @@ def test_processes_that_are_not_told_where_the_first_is_are_not_told_that_their_
         match=r"the processes of the run cannot find each other \(.*MASTER_ADDR.*\); start them with torchrun",
     ):
         RewardConfig(use_cpu=True)
+
+
+class Unshowable:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+OWN_WORDS = (
+    "packing train_sampling_strategy label_names label_smoothing_factor lr_scheduler_kwargs model_init_kwargs".split()
+)
+
+
+@pytest.mark.parametrize("name", OWN_WORDS)
+def test_a_value_that_cannot_be_shown_is_refused_in_our_words(name):
+    with pytest.raises(ValueError, match=rf"{name}.*a Unshowable that cannot be shown"):
+        RewardConfig(**{name: Unshowable()})
+    with pytest.raises(ValueError, match="num_labels=a Unshowable that cannot be shown"):
+        RewardConfig(model_init_kwargs={"num_labels": Unshowable()})

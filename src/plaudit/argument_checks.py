@@ -108,7 +108,7 @@ def dict_of(name: str, value: Any, example: dict[str, Any]) -> dict[str, Any] | 
             ) from None
     if value is not None and not isinstance(value, dict):
         raise ValueError(
-            f"{name} must be a dict or JSON of one, not {type(value).__name__}: {redact_settings(repr(value))}"
+            f"{name} must be a dict or JSON of one, not {type(value).__name__}: {redact_settings(brief(value))}"
         )
     return value
 
@@ -197,16 +197,16 @@ def _check_own_fields(args: Any) -> None:
                 f"{name} must be the token's text, not {brief(token)}; tokenizer.decode gives an id's text"
             )
     if args.packing not in ("auto", "off"):
-        raise ValueError(f"packing must be 'auto' or 'off', not {args.packing!r}")
+        raise ValueError(f"packing must be 'auto' or 'off', not {brief(args.packing)}")
 
 
 def _check_inherited_fields(args: Any) -> None:
     """ValueError where an inherited option would have no effect, or names nothing."""
     if args.output_dir is not None and not os.fspath(args.output_dir).strip():
-        raise ValueError(f"output_dir is {args.output_dir!r}, which names no directory; name one, or leave it out")
+        raise ValueError(f"output_dir is {brief(args.output_dir)}, which names no directory; name one, or leave it out")
     if args.label_smoothing_factor != 0:
         raise ValueError(
-            f"label_smoothing_factor={args.label_smoothing_factor!r} has no meaning here, for pairs have no class "
+            f"label_smoothing_factor={brief(args.label_smoothing_factor)} has no meaning here, for pairs have no class "
             "labels to smooth; leave it out, and for uncertain preferences give the data a 'margin' column"
         )
     if not args.eval_do_concat_batches:
@@ -217,11 +217,13 @@ def _check_inherited_fields(args: Any) -> None:
     strategies = ("random", "sequential", "group_by_length")
     if args.train_sampling_strategy not in strategies:
         raise ValueError(
-            f"train_sampling_strategy={args.train_sampling_strategy!r} is not one of {', '.join(strategies)}; pairs are "
+            f"train_sampling_strategy={brief(args.train_sampling_strategy)} is not one of {', '.join(strategies)}; pairs are "
             "dealt to processes by plaudit itself, for similar lengths take group_by_length"
         )
     if args.label_names is not None:
-        raise ValueError(f"label_names={args.label_names!r} would have no effect: pairs have no labels; leave it out")
+        raise ValueError(
+            f"label_names={brief(args.label_names)} would have no effect: pairs have no labels; leave it out"
+        )
 
 
 def check_how_batches_are_dealt(args: Any) -> None:
@@ -231,7 +233,7 @@ def check_how_batches_are_dealt(args: Any) -> None:
         value = getattr(args.accelerator_config, name, default)
         if value != default and not (name == "dispatch_batches" and value is False):
             raise ValueError(
-                f"accelerator_config: {name}={value!r} would have no effect, because plaudit deals the pairs to the "
+                f"accelerator_config: {name}={brief(value)} would have no effect, because plaudit deals the pairs to the "
                 "processes itself; leave it out"
             )
     sizes = {name: getattr(args.parallelism_config, f"{name}_size", 1) for name in ("tp", "cp", "sp")}

@@ -28,6 +28,7 @@ from plaudit.argument_checks import (
 from plaudit.compat import OLDER_FIELDS, fsdp_config_of, translate_config, translate_model_kwargs
 from plaudit.redaction import redact, remember, remember_in, without_secrets
 from plaudit.say import logger, say
+from plaudit.values import brief
 
 # After which a process says that it still waits for the others.
 SECONDS_TO_MEET = 15
@@ -333,7 +334,7 @@ def _model_init_kwargs(value: Any) -> dict[str, Any] | None:
         return None
     if "num_labels" in value:
         raise ValueError(
-            f"model_init_kwargs holds num_labels={value['num_labels']!r}; leave it out, num_labels is always 1"
+            f"model_init_kwargs holds num_labels={brief(value['num_labels'])}; leave it out, num_labels is always 1"
         )
     return translate_model_kwargs(value)
 
