@@ -104,7 +104,9 @@ def _is_kept(name: str, value: Any, kept: Any, made: Any) -> bool:
         with contextlib.suppress(ValueError):
             if json.loads(value) == kept:
                 return True
-    return (name, type(kept)) in DERIVED or name in ALWAYS_DERIVED
+    # Memory is pinned for an accelerator alone.
+    is_without_effect = name == "dataloader_pin_memory" and made.use_cpu
+    return is_without_effect or (name, type(kept)) in DERIVED or name in ALWAYS_DERIVED
 
 
 # What transformers makes of a value, by its own documentation.
