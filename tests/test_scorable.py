@@ -569,3 +569,12 @@ def test_answers_that_are_an_array_without_dimensions_are_an_error():
 def test_columns_whose_names_cannot_be_sorted_are_shown_all_the_same():
     with pytest.raises(ValueError, match="input_ids holds the columns .'1', 'None'."):
         of_ids({1: 2, None: 3})
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_token_ids_that_are_nested_too_deeply_are_an_error_that_names_the_row(depth):
+    deep = 0
+    for _ in range(depth):
+        deep = [deep]
+    with pytest.raises(ValueError, match="input_ids"):
+        of_ids([0, deep])

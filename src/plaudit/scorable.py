@@ -221,6 +221,8 @@ def of_ids(input_ids: Any, attention_mask: Any = None, pad_token_id: int | None 
                 ids = _without_padding(ids, pad_token_id)
         except RowProblem as problem:
             raise ValueError(f"row {number}: {problem}") from None
+        except RecursionError:
+            raise converters.too_deep(f"input_ids, row {number}") from None
         out.append(Scorable(ids, f"row {number}", number))
     return out
 
