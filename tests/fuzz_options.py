@@ -106,6 +106,8 @@ def _is_kept(name: str, value: Any, kept: Any, made: Any) -> bool:
                 return True
     # Memory is pinned for an accelerator alone.
     is_without_effect = name == "dataloader_pin_memory" and made.use_cpu
+    # Its help says that activation_checkpointing wins.
+    is_without_effect |= name == "gradient_checkpointing" and kept == made.activation_checkpointing
     return is_without_effect or (name, type(kept)) in DERIVED or name in ALWAYS_DERIVED
 
 
