@@ -238,8 +238,8 @@ def _not_in_states(case: Case) -> str | None:
     signal = checks.label_signal(pairs, (chosen - rejected).double().cpu().numpy())
     right = int((rewards_of(case, pairs) > 0).sum())
     told = round(signal.accuracy * signal.num_pairs)
-    # Few pairs seldom reach so many deviations.
-    is_told = signal.num_pairs < checks.FEWEST_PAIRS and wilson_interval(told, signal.num_pairs)[0] > 0.5
+    # In a small set the pairs seldom reach so many deviations.
+    is_told = len(case.sample) < checks.FEWEST_PAIRS and wilson_interval(told, signal.num_pairs)[0] > 0.5
     if is_told or signal.deviations >= checks.SIGNAL or wilson_interval(right, len(pairs), checks.SIGNAL)[0] > 0.5:
         return None
     return f", and from what the head sees {signal.accuracy:.1%} of {len(pairs):,}"
